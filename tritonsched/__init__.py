@@ -1,0 +1,1 @@
+"""A deadline-aware scheduling sidecar for NVIDIA Triton Inference Server."""
