@@ -1,0 +1,38 @@
+"""The test at arrival of a single request: is there room, and can it be in time at all?
+
+Rule: never refuse on what was not measured (an unproven profile promises 0 ns), and refuse at once
+what is hopeless: a refusal in a millisecond is worth more to the client than one at the deadline.
+"""
+
+from tritonsched.core.request import NEVER_NS, RejectReason, Request
+from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import ServerState
+
+
+def refusal(
+    request: Request,
+    *,
+    queued: int,
+    earliest_finish_ns: int,
+    tuning: Tuning,
+    server: ServerState,
+) -> RejectReason | None:
+    """Why this request cannot be taken, or None.
+
+    queued: requests waiting for the same model.
+    earliest_finish_ns: when its answer would be written if it ran alone and next.
+    """
+    if server is ServerState.AWAY:
+        return RejectReason.TRITON_UNAVAILABLE
+    if server is ServerState.DRAINING:
+        return RejectReason.DRAINING
+    if queued >= tuning.queue_requests_max:
+        return RejectReason.QUEUE_FULL
+    if is_hopeless(request, earliest_finish_ns):
+        return RejectReason.DEADLINE_UNREACHABLE
+    return None
+
+
+def is_hopeless(request: Request, earliest_finish_ns: int) -> bool:
+    """Even alone and next it would be late."""
+    return request.deadline_ns < NEVER_NS and earliest_finish_ns > request.deadline_ns

@@ -1,0 +1,69 @@
+"""Batches and decisions. Rule: a decision is a value; the driver carries it out, in order."""
+
+from dataclasses import dataclass
+
+from tritonsched.core.request import RejectReason, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests of one model and one signature that run together on one device.
+
+    rows: sum of the members' rows.
+    dispatch_ns: when it was decided. expected_start_ns/expected_end_ns: as seen by the sidecar, the
+    end being the moment the answer is back. expected_ns: execution alone.
+    probe: sent to measure, not because it fits (see LatencyProfile); may be expected late.
+    """
+
+    id: int
+    model: str
+    device: str
+    requests: tuple[Request, ...]
+    rows: int
+    dispatch_ns: int
+    expected_start_ns: int
+    expected_ns: int
+    probe: bool = False
+
+    @property
+    def expected_end_ns(self) -> int:
+        return self.expected_start_ns + self.expected_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A batch came back.
+
+    ok: it was executed; its time teaches the profile.
+    retried: it failed and the driver submits its members again, each alone; no outcome is counted.
+    """
+
+    batch_id: int
+    ok: bool = True
+    retried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send this batch now."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refuse this request now. retry_after_ns: from now; None where trying again is pointless."""
+
+    request: Request
+    reason: RejectReason
+    retry_after_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The deadline passed while the request was waiting."""
+
+    request: Request
+
+
+Decision = Dispatch | Reject | Expire

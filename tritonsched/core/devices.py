@@ -1,0 +1,69 @@
+"""What runs on each device and when it will be free. Rule: at most one batch running, one sent
+ahead.
+
+Times are as the sidecar sees them: a batch ends when its answer is back. An idle device therefore
+adds `rtt_ns` to a batch; one that is handed over just in time does not.
+"""
+
+from collections.abc import Callable
+
+from tritonsched.core.batch import Batch
+
+BATCHES_MAX = 2  # one running, one on its way
+
+
+class DeviceState:
+    """The batches on one device, in the order they were sent."""
+
+    __slots__ = ("_learning", "_started_ns", "batches", "models", "name", "predicted_end_ns")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.models: set[str] = set()
+        self.batches: list[Batch] = []
+        self.predicted_end_ns = 0
+        self._started_ns = 0  # when the first of `batches` had the device to itself
+        self._learning = False
+
+    def has_room(self, now: int, lead_ns: int) -> bool:
+        """Idle, or the one running batch ends within the lead. A guess of its end is not enough."""
+        if not self.batches:
+            return True
+        if len(self.batches) >= BATCHES_MAX or self._learning:
+            return False
+        return self.predicted_end_ns - now <= lead_ns
+
+    def available_ns(self, now: int, rtt_ns: int) -> int:
+        """When a batch sent now can start."""
+        return max(now + rtt_ns, self.predicted_end_ns) if self.batches else now + rtt_ns
+
+    def start(self, batch: Batch, *, proven: bool) -> None:
+        """The batch was sent. proven: its end is known well enough to send another one ahead."""
+        self._learning = not proven
+        self.batches.append(batch)
+        if len(self.batches) == 1:
+            self._started_ns = batch.expected_start_ns
+        self.predicted_end_ns = batch.expected_end_ns
+
+    def finish(self, batch: Batch, now: int, rtt_ns: int) -> int:
+        """The batch is back; returns the time it had the device, in ns.
+
+        Answers normally come in order; one that overtakes (a failure) leaves the others' start
+        alone.
+        """
+        first = self.batches[0] is batch
+        self.batches.remove(batch)
+        start_ns = self._started_ns if first else batch.dispatch_ns + rtt_ns
+        if first and self.batches:
+            self._started_ns = max(now, self.batches[0].dispatch_ns + rtt_ns)
+        return max(0, now - start_ns)
+
+    def predict(self, exec_ns: Callable[[Batch], int], now: int) -> None:
+        """Correct the predicted end by what was just learnt, else drift queues batches in
+        Triton.
+        """
+        end_ns = self._started_ns
+        for batch in self.batches:
+            end_ns = max(end_ns, now) + exec_ns(batch)
+        if self.batches:
+            self.predicted_end_ns = end_ns

@@ -1,0 +1,124 @@
+"""One-step regret: earliest deadline while everything fits, else the batch worth its time.
+
+A. If every queue fits one batch and, in order of latest safe start, all of them can be in time:
+   send the first one whole. No value is lost, so the deadline order is right.
+B. Otherwise something will be lost. For each queue take its densest batch (utility per time); its
+   score is what it earns less what its delay costs the best batches of the other queues, per time.
+Requests without a deadline lose nothing by waiting; so that they do not wait for ever behind
+others that do, every STARVED_EVERY-th choice under B goes to the queue most overdue, if there is
+one.
+Source: scheduling study 5 ("lite"): 0.915 of a clairvoyant bound over 14 workloads, pure Python.
+"""
+
+from collections.abc import Sequence
+
+from tritonsched.core.batching import Candidate, densest, prefix
+from tritonsched.core.policy import Choice, Hold, SchedulerView
+from tritonsched.core.queues import RequestQueue
+
+STARVED_EVERY = 8  # an eighth of the choices at most goes to the overdue: it bounds what they cost
+
+
+class Lite:
+    """The default rule. State: a counter for the share of the overdue."""
+
+    name = "lite"
+    keeps_deadlines = True
+
+    def __init__(self) -> None:
+        self._since_overdue = 0
+
+    def choose(
+        self,
+        view: SchedulerView,
+        device: str,
+        *,
+        start_ns: int,
+        now: int,
+    ) -> Choice | Hold | None:
+        queues = view.queues(device)
+        if not queues:
+            return None
+        return (
+            _everything_fits(queues, view, device, start_ns)
+            or _all_patient(queues, view, device)
+            or self._overdue(queues, view, device, start_ns)
+            or _least_regret(queues, view, device, start_ns)
+        )
+
+    def _overdue(
+        self, queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
+    ) -> Choice | None:
+        self._since_overdue += 1
+        if self._since_overdue < STARVED_EVERY:
+            return None
+        late = [q for q in queues if not q.head.has_deadline and q.head.due_ns < start_ns]
+        if not late:
+            return None
+        self._since_overdue = 0
+        return _patient(min(late, key=_due), view, device)
+
+
+def _everything_fits(
+    queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
+) -> Choice | None:
+    """Step A: the whole of the most urgent queue, if all queues can follow in time."""
+    plan: list[tuple[int, int, int, RequestQueue]] = []
+    for index, queue in enumerate(queues):
+        if len(queue) > 1 and (queue.alone or queue.rows > view.rows_cap(queue.model, device)):
+            return None
+        safe = view.safe_ns(queue.model, device, queue.rows)
+        due = min(queue.head.due_ns, queue.first_deadline_ns)
+        plan.append((due - safe, index, safe, queue))
+    plan.sort()
+    time_ns = start_ns
+    for _, _, safe, queue in plan:
+        time_ns += safe
+        if time_ns + view.tuning.reply_ns > queue.first_deadline_ns:
+            return None
+    queue = plan[0][3]
+    return Choice(queue, tuple(queue))
+
+
+def _all_patient(queues: Sequence[RequestQueue], view: SchedulerView, device: str) -> Choice | None:
+    """Nobody has a deadline: oldest first, like Triton, so that no model starves."""
+    if any(queue.deadlines for queue in queues):
+        return None
+    return _patient(min(queues, key=_due), view, device)
+
+
+def _patient(queue: RequestQueue, view: SchedulerView, device: str) -> Choice:
+    cap = 1 if queue.alone else view.rows_cap(queue.model, device)
+    return Choice(queue, prefix((r for r in queue if not r.has_deadline), cap))
+
+
+def _due(queue: RequestQueue) -> tuple[int, int]:
+    return (queue.head.due_ns, queue.head.id)
+
+
+def _least_regret(
+    queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
+) -> Choice | None:
+    """Step B."""
+    found = (densest(queue, view, device, start_ns) for queue in queues)
+    candidates = [candidate for candidate in found if candidate is not None]
+    if not candidates:
+        return None
+    best = max(
+        candidates,
+        key=lambda c: (_score(c, candidates, view, start_ns), -c.requests[0].due_ns),
+    )
+    return Choice(best.queue, best.requests)
+
+
+def _score(
+    chosen: Candidate, candidates: Sequence[Candidate], view: SchedulerView, start_ns: int
+) -> float:
+    """Utility per time of running `chosen` now, less what the others lose by waiting for it."""
+    ready_ns = start_ns + chosen.safe_ns + view.tuning.reply_ns
+    loss = 0.0
+    for other in candidates:
+        if other is not chosen:
+            end = ready_ns + other.safe_ns
+            loss += sum(r.weight for r in other.requests if r.deadline_ns < end)
+    return (chosen.utility - loss) / chosen.safe_ns

@@ -1,0 +1,63 @@
+"""What a scheduling rule sees and says. Rule: a policy reads the view and returns a value.
+
+It never removes a request, never dispatches, never reads a clock: the scheduler does what it says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tritonsched.core.queues import RequestQueue
+from tritonsched.core.request import Request
+from tritonsched.core.tuning import Tuning
+
+
+class SchedulerView(Protocol):
+    """The scheduler's state, read-only, at one instant."""
+
+    @property
+    def tuning(self) -> Tuning: ...
+
+    def queues(self, device: str) -> Sequence[RequestQueue]:
+        """Non-empty queues that this device can serve, in a stable order."""
+
+    def safe_ns(self, model: str, device: str, rows: int) -> int:
+        """Promised execution time; 0 while the profile is unproven."""
+
+    def rows_cap(self, model: str, device: str) -> int:
+        """Most rows a batch of the model may have now, >= 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Dispatch these members of one queue as one batch."""
+
+    queue: RequestQueue
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Wait: ask again at `until_ns`, or at the next input."""
+
+    until_ns: int
+
+
+class Policy(Protocol):
+    """A scheduling rule.
+
+    keeps_deadlines: every member of a chosen batch is expected in time (invariant 8).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def keeps_deadlines(self) -> bool: ...
+
+    def choose(
+        self, view: SchedulerView, device: str, *, start_ns: int, now: int
+    ) -> Choice | Hold | None:
+        """The next batch for `device`, which can start at `start_ns`; None if nothing should
+        run.
+        """

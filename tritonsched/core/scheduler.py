@@ -1,0 +1,349 @@
+"""The scheduler: what Triton runs next. Read this file first.
+
+The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
+
+| call                            | meaning                                                       |
+|---------------------------------|---------------------------------------------------------------|
+| `submit(request, now)`          | a request arrived                                             |
+| `complete(completion, now)`     | a batch came back, well or not; frees the device, teaches     |
+| `cancel(request_id, now)`       | the client left: queued → gone, dispatched → answer dropped   |
+| `set_variant` / `drop_model`    | Triton loaded, changed or unloaded a model                    |
+| `set_server(state, now)`        | Triton went away or came back, or the sidecar drains          |
+| `retune(tuning, now)`           | feedback changed a number                                     |
+| `decide(now) -> list[Decision]` | **the only call that decides**; the driver carries it out     |
+| `next_wakeup() -> int | None`   | the latest time to call `decide` again; None: only on an input|
+
+Inputs return nothing and decide nothing, so a driver gathers all inputs of a moment before one
+`decide`. At equal times: completions, then arrivals, then the timer.
+
+Invariants, each a property test (tests/unit/test_scheduler_properties.py): (1) each submitted
+request leaves exactly once: dispatched, rejected, expired or cancelled; (2) after `decide(now)`,
+`next_wakeup()` is None or > now; (3) calling early or twice is harmless and returns []; (4) `now`
+never decreases; (5) same inputs, same decisions; (6) a batch has one model, one signature, rows
+within the cap; (7) queues never exceed their bound; (8) a dispatched batch is expected in time for
+each member unless the policy declares otherwise or the batch is a probe.
+
+Theory of operation. A device runs one batch; the next one is sent `tuning.lead_ns` before the
+running one's predicted end, so that it reaches Triton just in time and is still chosen with the
+latest knowledge (late binding is worth milliseconds: performance study C2). Requests that can no
+longer be in time even alone and next are refused at once, not at their deadline.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from tritonsched.core.admission import is_hopeless, refusal
+from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
+from tritonsched.core.devices import DeviceState
+from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.ledger import Observer
+from tritonsched.core.policy import Choice, Hold, Policy
+from tritonsched.core.queues import QueueSet, RequestQueue
+from tritonsched.core.request import Outcome, RejectReason, Request
+from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import ServerState, Variant
+
+AWAY_RETRY_NS = (
+    1_000_000_000  # the hint when Triton is away: its restart takes seconds, not minutes
+)
+
+
+class Scheduler:
+    """Requests in, decisions out. It satisfies `SchedulerView`, which is all a policy sees of
+    it.
+    """
+
+    def __init__(
+        self, policy: Policy, *, tuning: Tuning | None = None, observers: Iterable[Observer] = ()
+    ) -> None:
+        self.tuning = tuning or Tuning()
+        self.server = ServerState.READY
+        self._policy = policy
+        self._observers = tuple(observers)
+        self._arrived: list[Request] = []
+        self._queues = QueueSet()
+        self._variants: dict[str, Variant] = {}
+        self._devices: dict[str, DeviceState] = {}
+        self._profiles: dict[tuple[str, str], LatencyProfile] = {}
+        self._running: dict[int, Batch] = {}
+        self._abandoned: set[int] = set()
+        self._held_until: dict[str, int] = {}
+        self._now = 0
+        self._batch_id = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<scheduler {self._policy.name} {self.server}: {len(self._queues)} queued, "
+            f"{len(self._running)} batches running>"
+        )
+
+    # -- inputs -------------------------------------------------------------------------------
+
+    def set_variant(self, variant: Variant, now: int) -> None:
+        """Triton serves this model this way; replaces what was known. Learnt times are kept."""
+        self._advance(now)
+        self._variants[variant.model] = variant
+        for name in variant.devices:
+            self._devices.setdefault(name, DeviceState(name)).models.add(variant.model)
+            self._profiles.setdefault((variant.model, name), LatencyProfile())
+        for device in self._devices.values():
+            if device.name not in variant.devices:
+                device.models.discard(variant.model)
+
+    def drop_model(self, model: str, now: int) -> None:
+        """Triton no longer serves the model; its times are forgotten with it.
+
+        Requests still queued for it stay until the driver cancels them.
+        """
+        self._advance(now)
+        variant = self._variants.pop(model, None)
+        for name in variant.devices if variant else ():
+            self._devices[name].models.discard(model)
+            self._profiles.pop((model, name), None)
+
+    def set_profile(self, model: str, device: str, profile: LatencyProfile) -> None:
+        """Start from measured times instead of from nothing."""
+        self._profiles[model, device] = profile
+
+    def submit(self, request: Request, now: int) -> None:
+        """A request arrived. Its model must have been announced by `set_variant`."""
+        self._advance(now)
+        if request.model not in self._variants:
+            raise KeyError(f"model {request.model!r} has no variant; call set_variant first")
+        self._arrived.append(request)
+        for observer in self._observers:
+            observer.on_submit(request, now)
+
+    def complete(self, completion: Completion, now: int) -> None:
+        """A batch came back. An unknown id is an error of the driver."""
+        self._advance(now)
+        batch = self._running.pop(completion.batch_id)
+        measured_ns = self._devices[batch.device].finish(batch, now, self.tuning.rtt_ns)
+        if completion.ok:
+            profile = self._profiles.get((batch.model, batch.device))
+            if profile is not None:
+                profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
+            self._devices[batch.device].predict(self._exec_ns, now)
+            for observer in self._observers:
+                observer.on_complete(batch, measured_ns=measured_ns, now=now)
+        if not completion.retried:
+            for request in batch.requests:
+                self._leave(request, self._outcome(request, completion, now), now)
+        self._abandoned.difference_update(request.id for request in batch.requests)
+
+    def cancel(self, request_id: int, now: int) -> None:
+        """The client left. Harmless for an id that is not known (any more)."""
+        self._advance(now)
+        queued = self._queues.pop(request_id)
+        for request in [r for r in self._arrived if r.id == request_id]:
+            self._arrived.remove(request)
+            queued = request
+        if queued is not None:
+            self._leave(queued, Outcome.CANCELLED, now)
+        elif any(r.id == request_id for b in self._running.values() for r in b.requests):
+            self._abandoned.add(request_id)
+
+    def set_server(self, state: ServerState, now: int) -> None:
+        """Triton went away or came back, or the sidecar drains (then the queue is still served)."""
+        self._advance(now)
+        self.server = state
+
+    def retune(self, tuning: Tuning, now: int) -> None:
+        """Feedback changed a number."""
+        self._advance(now)
+        self.tuning = tuning
+
+    # -- the decision -------------------------------------------------------------------------
+
+    def decide(self, now: int) -> list[Decision]:
+        """Everything to be done now, in order: admit or refuse, send, refuse what became
+        hopeless.
+        """
+        self._advance(now)
+        decisions: list[Decision] = []
+        self._held_until.clear()
+        self._admit(now, decisions)
+        self._prune(now, decisions)
+        if self.server is not ServerState.AWAY:
+            for device in self._devices.values():
+                self._fill(device, now, decisions)
+        if any(isinstance(decision, Dispatch) for decision in decisions):
+            self._prune(now, decisions)
+        return decisions
+
+    def next_wakeup(self) -> int | None:
+        """When something changes by itself: a batch nears its end, a head turns hopeless, a hold
+        ends.
+        """
+        times = [*self._held_until.values()]
+        for queue in self._queues:
+            if queue.deadlines:
+                times.append(self._hopeless_at(queue))
+            times += [
+                device.predicted_end_ns - self.tuning.lead_ns
+                for device in map(self._devices.__getitem__, self._variants[queue.model].devices)
+                if len(device.batches) == 1
+            ]
+        coming = [time for time in times if time > self._now]
+        return min(coming) if coming else None
+
+    def _admit(self, now: int, decisions: list[Decision]) -> None:
+        arrived, self._arrived = self._arrived, []
+        for request in arrived:
+            reason = refusal(
+                request,
+                queued=self._queues.requests_of(request.model),
+                earliest_finish_ns=self._earliest_finish_ns(request, now),
+                tuning=self.tuning,
+                server=self.server,
+            )
+            if reason is None:
+                self._queues.push(request)
+            elif reason is RejectReason.DEADLINE_UNREACHABLE and self._probes(request, now):
+                self._send(request.model, (request,), self._probe_device(request), now, decisions)
+            else:
+                self._reject(request, reason, now, decisions)
+
+    def _prune(self, now: int, decisions: list[Decision]) -> None:
+        """Refuse heads that can no longer be in time; all of the queue if Triton is away."""
+        for queue in self._queues:
+            while len(queue):
+                head = queue.head
+                away = self.server is ServerState.AWAY
+                if not away and not is_hopeless(head, self._earliest_finish_ns(head, now)):
+                    break
+                self._queues.pop(head.id)
+                if head.deadline_ns < now:
+                    decisions.append(Expire(head))
+                    self._leave(head, Outcome.EXPIRED, now)
+                else:
+                    reason = RejectReason.DEADLINE_UNREACHABLE
+                    reason = RejectReason.TRITON_UNAVAILABLE if away else reason
+                    self._reject(head, reason, now, decisions)
+
+    def _fill(self, device: DeviceState, now: int, decisions: list[Decision]) -> None:
+        """Give the device its next batch, if it has room: idle, or one batch that is nearly
+        done.
+        """
+        while device.has_room(now, self.tuning.lead_ns):
+            start_ns = device.available_ns(now, self.tuning.rtt_ns)
+            choice = self._policy.choose(self, device.name, start_ns=start_ns, now=now)
+            if isinstance(choice, Hold):
+                self._held_until[device.name] = choice.until_ns
+            if not isinstance(choice, Choice):
+                return
+            for request in choice.requests:
+                self._queues.pop(request.id)
+            self._send(choice.queue.model, choice.requests, device, now, decisions)
+
+    def _send(
+        self,
+        model: str,
+        requests: tuple[Request, ...],
+        device: DeviceState,
+        now: int,
+        decisions: list[Decision],
+    ) -> None:
+        rows = sum(request.rows for request in requests)
+        profile = self._profiles[model, device.name]
+        start_ns = device.available_ns(now, self.tuning.rtt_ns)
+        finish_ns = start_ns + profile.safe_ns(rows) + self.tuning.reply_ns
+        late = finish_ns > min(request.deadline_ns for request in requests)
+        self._batch_id += 1
+        batch = Batch(
+            id=self._batch_id,
+            model=model,
+            device=device.name,
+            requests=requests,
+            rows=rows,
+            dispatch_ns=now,
+            expected_start_ns=start_ns,
+            expected_ns=profile.exec_ns(rows),
+            probe=not profile.is_proven or (late and self._policy.keeps_deadlines),
+        )
+        self._running[batch.id] = batch
+        device.start(batch, proven=profile.is_proven)
+        decisions.append(Dispatch(batch))
+        for observer in self._observers:
+            observer.on_dispatch(batch, now)
+
+    # -- the view that policies see -------------------------------------------------------------
+
+    def queues(self, device: str) -> Sequence[RequestQueue]:
+        """Non-empty queues that this device can serve, in order of model name, then age."""
+        models = sorted(self._devices[device].models)
+        return [queue for model in models for queue in self._queues.of_model(model)]
+
+    def safe_ns(self, model: str, device: str, rows: int) -> int:
+        """Promised execution time; 0 while the profile is unproven."""
+        return self._profiles[model, device].safe_ns(rows)
+
+    def rows_cap(self, model: str, device: str) -> int:
+        """The model's own bound, the tuned one, and twice what was ever measured while learning."""
+        cap = self._variants[model].rows_max
+        if self.tuning.rows_cap:
+            cap = min(cap, self.tuning.rows_cap)
+        return min(cap, max(1, 2 * self._profiles[model, device].rows_known))
+
+    # -- leaves -------------------------------------------------------------------------------
+
+    def _advance(self, now: int) -> None:
+        assert now >= self._now, f"time went back: {now} after {self._now}"
+        self._now = now
+
+    def _exec_ns(self, batch: Batch) -> int:
+        profile = self._profiles.get((batch.model, batch.device))
+        return profile.exec_ns(batch.rows) if profile else batch.expected_ns
+
+    def _earliest_finish_ns(self, request: Request, now: int) -> int:
+        """When its answer would be written if it ran alone and next, on its best device."""
+        return self.tuning.reply_ns + min(
+            self._devices[name].available_ns(now, self.tuning.rtt_ns)
+            + self._profiles[request.model, name].safe_ns(request.rows)
+            for name in self._variants[request.model].devices
+        )
+
+    def _hopeless_at(self, queue: RequestQueue) -> int:
+        """When the first member with a deadline turns hopeless just by waiting."""
+        first = next(request for request in queue if request.has_deadline)
+        safe = min(
+            self._profiles[queue.model, name].safe_ns(first.rows)
+            for name in self._variants[queue.model].devices
+        )
+        return first.deadline_ns - self.tuning.reply_ns - self.tuning.rtt_ns - safe + 1
+
+    def _probes(self, request: Request, now: int) -> bool:
+        """A refusal would rest on old news: the device idles and was not measured for a while."""
+        device = self._probe_device(request)
+        profile = self._profiles[request.model, device.name]
+        return request.deadline_ns > now and not device.batches and profile.is_stale(now)
+
+    def _probe_device(self, request: Request) -> DeviceState:
+        return self._devices[self._variants[request.model].devices[0]]
+
+    def _reject(
+        self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]
+    ) -> None:
+        decisions.append(Reject(request, reason, self._retry_after_ns(request.model, reason)))
+        self._leave(request, Outcome.REJECTED, now, reason.value)
+
+    def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:
+        """From the model of the queue: the time to serve what is waiting now."""
+        if reason is RejectReason.DEADLINE_UNREACHABLE:
+            return None
+        if reason is not RejectReason.QUEUE_FULL:
+            return AWAY_RETRY_NS
+        device = self._variants[model].devices[0]
+        cap = self.rows_cap(model, device)
+        rows = sum(queue.rows for queue in self._queues.of_model(model))
+        return max(1, -(-rows // cap)) * max(1_000_000, self._profiles[model, device].exec_ns(cap))
+
+    def _outcome(self, request: Request, completion: Completion, now: int) -> Outcome:
+        if request.id in self._abandoned:
+            return Outcome.CANCELLED
+        if not completion.ok:
+            return Outcome.FAILED
+        return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
+
+    def _leave(self, request: Request, outcome: Outcome, now: int, reason: str = "") -> None:
+        for observer in self._observers:
+            observer.on_outcome(request, outcome, reason, now)

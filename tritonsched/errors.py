@@ -1,0 +1,142 @@
+"""The error tree. Each leaf knows the status it becomes on either wire and its machine-readable
+reason.
+
+Rule: an error is translated once, at the boundary that answers the client (frontend); nothing in
+between looks at status codes. `grpc_code` is the *name* of a gRPC status so that nothing below
+needs grpc.
+Source: the status table of DESIGN.md; reasons are part of the public interface (README,
+"Refusals").
+"""
+
+from typing import ClassVar
+
+
+class TritonschedError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    retry_after_ns: when trying again makes sense, in nanoseconds from now; None where it does not.
+    """
+
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, retry_after_ns: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ns = retry_after_ns
+
+
+class ClientError(TritonschedError):
+    """The request itself is at fault."""
+
+    http_status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    reason = "bad-request"
+
+
+class BadDeadline(ClientError):
+    """A deadline that is not a number of milliseconds or microseconds in range."""
+
+    reason = "bad-deadline"
+
+
+class UnknownClass(ClientError):
+    """`x-tritonsched-class` names a class that the policy file does not have."""
+
+    reason = "unknown-class"
+
+
+class PayloadTooLarge(ClientError):
+    """The body or message is over `limits.request_bytes_max`."""
+
+    http_status = 413
+    grpc_code = "RESOURCE_EXHAUSTED"
+    reason = "payload-too-large"
+
+
+class DeadlineError(TritonschedError):
+    """The answer cannot be, or was not, in time."""
+
+    http_status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    reason = "deadline-unreachable"
+
+
+class DeadlineUnreachable(DeadlineError):
+    """Refused early: even alone and next, the request would be late."""
+
+
+class DeadlineExpired(DeadlineError):
+    """The deadline passed while the request was waiting."""
+
+    reason = "deadline-expired"
+
+
+class Overloaded(TritonschedError):
+    """There is no room; trying again later makes sense."""
+
+    http_status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    reason = "overloaded"
+
+
+class QueueFull(Overloaded):
+    """The model's queue is at `limits.queue_requests_max`."""
+
+    reason = "queue-full"
+
+
+class MemoryFull(Overloaded):
+    """The tensors in flight are at `limits.tensor_bytes_max`."""
+
+    reason = "memory-full"
+
+
+class Unavailable(TritonschedError):
+    """The sidecar or Triton cannot serve at present."""
+
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    reason = "unavailable"
+
+
+class Draining(Unavailable):
+    """The sidecar is shutting down and takes no new requests."""
+
+    reason = "draining"
+
+
+class TritonUnavailable(Unavailable):
+    """Triton does not answer, or the connection broke while it held the request."""
+
+    reason = "triton-unavailable"
+
+
+class BackendError(TritonschedError):
+    """Triton took the batch and failed it; `grpc_code_name` is what Triton said."""
+
+    reason = "backend-error"
+
+    def __init__(self, message: str, *, grpc_code_name: str = "INTERNAL") -> None:
+        super().__init__(message)
+        self.grpc_code_name = grpc_code_name
+
+
+class MalformedAnswer(BackendError):
+    """Triton's answer does not have the rows, shape or bytes that the request asks for."""
+
+    reason = "backend-malformed"
+
+
+class ConfigError(TritonschedError):
+    """A policy file or an option that cannot be used; the text holds one `file:line:col: …` a
+    fault.
+    """
+
+    reason = "bad-config"
+
+
+class StartupError(TritonschedError):
+    """The sidecar cannot start: a port in use, no shared memory, no Triton."""
+
+    reason = "startup"
