@@ -1,0 +1,1 @@
+"""Triton, and what stands in for it. Read `base.py` first."""

@@ -1,0 +1,213 @@
+"""Wire-neutral nouns: what a call carries and what an answer is. Rule: views, not copies.
+
+Frontends make an InferCall from bytes and bytes from an answer; the backend sees a BatchCall.
+Nothing here knows HTTP, protobuf or asyncio. Tensor data is row-major as the KServe v2 protocol
+has it; BYTES tensors are 4-byte little-endian length + bytes, element after element.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+Buffer = bytes | bytearray | memoryview
+ParameterValue = bool | int | float | str
+
+ITEM_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8,
+        "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8,
+        "FP16": 2, "BF16": 2, "FP32": 4, "FP64": 8,
+    }
+)  # fmt: skip
+"""Bytes of one element by datatype; BYTES has no fixed size and is absent."""
+
+
+class Wire(StrEnum):
+    """The protocol a client speaks."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+def byte_size(datatype: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes of a dense tensor; None for a datatype without a fixed element size.
+
+    Python's integers do not overflow, so a product beyond 2^63 is simply a size nothing matches.
+    """
+    item = ITEM_BYTES.get(datatype)
+    if item is None:
+        return None
+    for extent in shape:
+        item *= extent
+    return item
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor. shape includes the batch dimension; data holds exactly its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineHints:
+    """What the client said about time, as received; None where it said nothing.
+
+    grpc_remaining_ns: from `grpc-timeout`. header_ms: `x-request-deadline-ms`, as text.
+    timeout_us: the v2 parameter `timeout`. envoy_ms: `x-envoy-expected-rq-timeout-ms`, as text.
+    Their order of precedence is intake's business (DESIGN.md, "Deadlines").
+    """
+
+    grpc_remaining_ns: int | None = None
+    header_ms: str | None = None
+    timeout_us: int | None = None
+    envoy_ms: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    """One inference call, decoded as far as merging needs and with its original bytes beside it.
+
+    received_ns: monotonic time of the first byte of its headers, as near as the server can tell.
+    raw: the whole body (HTTP, undecoded) or message (gRPC), to be sent on unchanged when alone.
+    headers: end-to-end headers or metadata, in order, to be sent on with `raw`.
+    path: HTTP only: the raw path with query.
+    lone_reason: why the *form* of the call rules merging out; empty if it does not. Then `inputs`,
+      `outputs` and `parameters` are complete. Otherwise they hold what could be read, maybe
+      nothing.
+    parameters: typed request parameters other than `timeout`; `True`, `1`, `1.0` and "1" differ.
+    outputs: requested outputs by name, in order; empty means all the model has.
+    slo: value of `x-tritonsched-class`; None if absent. explain: `x-tritonsched-explain: 1` was
+    sent.
+    """
+
+    wire: Wire
+    model: str
+    version: str
+    id: str
+    received_ns: int
+    raw: Buffer
+    headers: tuple[tuple[str, str | bytes], ...] = ()
+    path: str = ""
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[str, ...] = ()
+    parameters: Mapping[str, ParameterValue] = field(default_factory=lambda: MappingProxyType({}))
+    lone_reason: str = ""
+    hints: DeadlineHints = DeadlineHints()
+    slo: str | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Why an answer came when it did; sent on request (`x-tritonsched-explain: 1`).
+
+    queue_ns: arrival to dispatch. batch_rows, batch_requests: what it ran with. variant: the Triton
+    model that served it. slack_ns: deadline minus completion, None without a deadline. lone: why it
+    was not merged, empty if it might have been. clipped: the client asked for a later deadline than
+    its class allows.
+    """
+
+    queue_ns: int
+    batch_rows: int
+    batch_requests: int
+    variant: str
+    slack_ns: int | None
+    lone: str = ""
+    clipped: bool = False
+
+    def header_value(self) -> str:
+        """`key=value` pairs separated by "; ", times in milliseconds; the same on both wires."""
+        slack = "none" if self.slack_ns is None else f"{self.slack_ns / 1e6:.3f}"
+        text = (
+            f"queue_ms={self.queue_ns / 1e6:.3f}; batch_rows={self.batch_rows}; "
+            f"batch_requests={self.batch_requests}; variant={self.variant}; slack_ms={slack}"
+        )
+        if self.lone:
+            text += f"; lone={self.lone}"
+        return text + ("; deadline=clipped" if self.clipped else "")
+
+
+@dataclass(frozen=True, slots=True)
+class MergedReply:
+    """The client's share of a merged answer; the frontend encodes it with the client's own id.
+
+    outputs: in the model's order, shape[0] = the request's rows, data owned by this reply.
+    """
+
+    model: str
+    version: str
+    outputs: tuple[Tensor, ...]
+    explain: Explain | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """Triton's HTTP answer as it came. headers: end-to-end ones, in order."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: Buffer
+    explain: Explain | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcReply:
+    """Triton's gRPC answer as it came. code: the status' name, "OK" if it worked."""
+
+    code: str
+    details: str
+    message: Buffer
+    initial_metadata: tuple[tuple[str, str | bytes], ...] = ()
+    trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+    explain: Explain | None = None
+
+
+RawReply = HttpReply | GrpcReply
+Answer = MergedReply | HttpReply | GrpcReply
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInput:
+    """One input of a batch, in parts that stand one after the other along dimension 0."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parts: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """One output asked for. row_bytes: bytes of one row if the model fixes it, else None."""
+
+    name: str
+    row_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCall:
+    """A merged call as the backend sends it."""
+
+    id: int
+    model: str
+    version: str
+    rows: int
+    inputs: tuple[BatchInput, ...]
+    outputs: tuple[BatchOutput, ...]
+    parameters: Mapping[str, ParameterValue]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReply:
+    """A merged answer. Its tensors may lie in shared memory: call `release` once, after reading."""
+
+    model: str
+    version: str
+    outputs: tuple[Tensor, ...]
+    release: Callable[[], None]
