@@ -284,6 +284,10 @@ class Scheduler:
             cap = min(cap, self.tuning.rows_cap)
         return min(cap, max(1, 2 * self._profiles[model, device].rows_known))
 
+    def queued(self) -> dict[str, int]:
+        """Requests waiting now, by model that Triton serves."""
+        return {model: self._queues.requests_of(model) for model in self._variants}
+
     # -- leaves -------------------------------------------------------------------------------
 
     def _advance(self, now: int) -> None:

@@ -1,0 +1,145 @@
+"""What a policy file may say. Rule: units stand in the names, every number has bounds, nothing is
+guessed.
+
+Everything has a default: without a file the sidecar serves all of Triton's models under one class
+without a deadline. The core's own values (nanoseconds) are made here, once.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
+from tritonsched.core.request import NEVER_NS, SloClass
+from tritonsched.core.tuning import Tuning
+
+MS_NS = 1_000_000
+DAY_MS = 86_400_000.0
+DEFAULT_CLASS = "default"
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ClassSection(_Section):
+    """A class of service."""
+
+    deadline_ms: float | None = Field(
+        default=None, gt=0, le=DAY_MS, description="From the request's arrival; none if absent."
+    )
+    weight: float = Field(
+        default=1.0, gt=0, le=1e6, description="Worth of one request when not all can be served."
+    )
+
+
+class ModelSection(_Section):
+    """What holds for one model."""
+
+    default_class: Name | None = Field(
+        default=None, description="Class of requests that name none."
+    )
+
+
+class SchedulerSection(_Section):
+    """The scheduling rule and its numbers."""
+
+    policy: str = Field(
+        default=DEFAULT_POLICY, description="One of: " + ", ".join(sorted(POLICIES))
+    )
+    window_ms: float = Field(
+        default=0.0, ge=0, le=10_000, description="How long fcfs and edf hold an unfilled batch."
+    )
+    rows_max: int = Field(
+        default=0, ge=0, le=65_536, description="Rows a batch, beside the model's own; 0: no bound."
+    )
+
+    @model_validator(mode="after")
+    def _known_policy(self) -> "SchedulerSection":
+        if self.policy not in POLICIES:
+            raise ValueError(
+                f"scheduler policy {self.policy!r} is unknown; use one of "
+                + ", ".join(sorted(POLICIES))
+            )
+        return self
+
+
+class LimitsSection(_Section):
+    """Bounds of everything that can grow."""
+
+    queue_requests_max: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Requests waiting for one model."
+    )
+    tensor_mib_max: int = Field(
+        default=256, ge=1, le=1_048_576, description="MiB of tensors in flight, all models."
+    )
+    request_mib_max: int = Field(default=2047, ge=1, le=2047, description="MiB of one request.")
+
+
+class TransportSection(_Section):
+    """How batches reach Triton."""
+
+    mode: Literal["auto", "system", "inline"] = Field(
+        default="auto",
+        description="system: POSIX shared memory; inline: gRPC bytes; auto: what works.",
+    )
+    pool_mib: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="Shared-memory pool; default 25 % of /dev/shm, <= 256.",
+    )
+
+
+class PolicyFile(_Section):
+    """A whole policy file."""
+
+    classes: dict[Name, ClassSection] = Field(default_factory=dict, max_length=64)
+    default_class: Name = Field(
+        default=DEFAULT_CLASS, description="Class of requests that name none."
+    )
+    models: dict[str, ModelSection] = Field(default_factory=dict, max_length=4096)
+    scheduler: SchedulerSection = SchedulerSection()
+    limits: LimitsSection = LimitsSection()
+    transport: TransportSection = TransportSection()
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> "PolicyFile":
+        known = {DEFAULT_CLASS, *self.classes}
+        wanted = {"default_class": self.default_class}
+        wanted |= {
+            f"models.{name}.default_class": model.default_class
+            for name, model in self.models.items()
+            if model.default_class is not None
+        }
+        for path, name in wanted.items():
+            if name not in known:
+                listed = ", ".join(sorted(known))
+                raise ValueError(f"{path}: class {name!r} is not in classes ({listed})")
+        return self
+
+    def slo_classes(self) -> dict[str, SloClass]:
+        """The classes as the core knows them, `default` among them."""
+        sections = {DEFAULT_CLASS: ClassSection(), **self.classes}
+        return {name: _slo_class(name, section) for name, section in sections.items()}
+
+    def class_of_model(self, model: str) -> str:
+        """The class of the model's requests that name none."""
+        section = self.models.get(model)
+        return (section and section.default_class) or self.default_class
+
+    def tuning(self) -> Tuning:
+        """The numbers the scheduler starts with."""
+        return Tuning(
+            window_ns=int(self.scheduler.window_ms * MS_NS),
+            rows_cap=self.scheduler.rows_max,
+            queue_requests_max=self.limits.queue_requests_max,
+        )
+
+
+def _slo_class(name: str, section: ClassSection) -> SloClass:
+    deadline_ns = NEVER_NS
+    if section.deadline_ms is not None:
+        deadline_ns = max(1, int(section.deadline_ms * MS_NS))
+    return SloClass(name, relative_deadline_ns=deadline_ns, weight=section.weight)

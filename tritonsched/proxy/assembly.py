@@ -1,0 +1,130 @@
+"""Joining the inputs of a batch and splitting its outputs. Rule: pure; by name, never by position.
+
+Joining copies nothing: the parts are handed on and copied once, into shared memory or a message,
+by the backend. Splitting copies each member's rows, so that the batch's shared memory is free at
+once.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.core.batch import Batch
+from tritonsched.errors import MalformedAnswer
+from tritonsched.tensors import (
+    BatchCall,
+    BatchInput,
+    BatchOutput,
+    BatchReply,
+    MergedReply,
+    Tensor,
+    byte_size,
+)
+
+if TYPE_CHECKING:
+    from tritonsched.proxy.driver import Job
+
+_LENGTH_BYTES = 4  # of one BYTES element, little endian, before its bytes
+
+
+def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
+    """One call from the members, in batch order. Members agree in all but data (same signature)."""
+    first = jobs[0].call
+    by_name = [{tensor.name: tensor for tensor in job.call.inputs} for job in jobs]
+    inputs = tuple(
+        BatchInput(
+            name=tensor.name,
+            datatype=tensor.datatype,
+            shape=(batch.rows, *tensor.shape[1:]),
+            parts=tuple(member[tensor.name].data for member in by_name),
+        )
+        for tensor in first.inputs
+    )
+    info = jobs[0].info
+    names = first.outputs or tuple(info.outputs)
+    return BatchCall(
+        id=batch.id,
+        model=batch.model,
+        version=first.version,
+        rows=batch.rows,
+        inputs=inputs,
+        outputs=tuple(BatchOutput(name, row_bytes(info, name)) for name in names),
+        parameters=first.parameters,
+    )
+
+
+def row_bytes(info: ModelInfo, name: str) -> int | None:
+    """Bytes of one row of an output if the model's configuration fixes them, else None."""
+    output = info.outputs[name]
+    if any(dim < 0 for dim in output.dims):
+        return None
+    return byte_size(output.datatype, output.dims)
+
+
+def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
+    """Each member's share, in batch order.
+
+    Raises MalformedAnswer if an output's leading dimension is not the batch's row count or its
+    bytes are not what its shape says.
+    """
+    rows = [job.request.rows for job in jobs]
+    columns = [_split_tensor(tensor, rows) for tensor in reply.outputs]
+    return [
+        MergedReply(reply.model, reply.version, tuple(column[index] for column in columns))
+        for index in range(len(jobs))
+    ]
+
+
+def _split_tensor(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    total = sum(rows)
+    if not tensor.shape or tensor.shape[0] != total:
+        raise MalformedAnswer(
+            f"output '{tensor.name}': shape {list(tensor.shape)} for a batch of {total} rows"
+        )
+    cuts = _cuts(tensor, rows)
+    view = memoryview(tensor.data)
+    tail = tensor.shape[1:]
+    return [
+        Tensor(tensor.name, tensor.datatype, (count, *tail), bytes(view[start:end]))
+        for count, start, end in zip(rows, cuts, cuts[1:], strict=False)
+    ]
+
+
+def _cuts(tensor: Tensor, rows: Sequence[int]) -> list[int]:
+    """Byte offsets of the members' first rows, and the end."""
+    size = byte_size(tensor.datatype, tensor.shape)
+    if size is None:
+        return _bytes_cuts(tensor, rows)
+    if size != len(tensor.data):
+        raise MalformedAnswer(
+            f"output '{tensor.name}': {len(tensor.data)} bytes where its shape needs {size}"
+        )
+    per_row = size // tensor.shape[0]
+    cuts = [0]
+    for count in rows:
+        cuts.append(cuts[-1] + count * per_row)
+    return cuts
+
+
+def _bytes_cuts(tensor: Tensor, rows: Sequence[int]) -> list[int]:
+    elements = 1
+    for extent in tensor.shape[1:]:
+        elements *= extent
+    cuts = [0]
+    for count in rows:
+        cuts.append(skip_elements(tensor.data, cuts[-1], count * elements))
+    if cuts[-1] != len(tensor.data):
+        extra = len(tensor.data) - cuts[-1]
+        raise MalformedAnswer(f"output '{tensor.name}': {extra} bytes too many")
+    return cuts
+
+
+def skip_elements(data: bytes | bytearray | memoryview, start: int, count: int) -> int:
+    """The offset after `count` BYTES elements from `start`. Raises MalformedAnswer past the end."""
+    position = start
+    for _ in range(count):
+        length = int.from_bytes(data[position : position + _LENGTH_BYTES], "little")
+        position += _LENGTH_BYTES + length
+        if position > len(data):
+            raise MalformedAnswer("a BYTES tensor ends in the middle of an element")
+    return position

@@ -1,0 +1,83 @@
+"""Watching Triton. Rule: a lost batch is news at once; otherwise ask now and then.
+
+While Triton is away, new requests are refused with 503 and a hint, and it is asked often, so that
+service resumes by itself; connecting anew (shared memory, caches) comes before the first request.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tritonsched.core.variant import ServerState
+from tritonsched.errors import TritonschedError
+
+ASK_READY_S = 1.0
+ASK_AWAY_S = 0.1
+
+
+class Health:
+    """One task that knows whether Triton serves.
+
+    ready: asks Triton; never raises. connect: prepares a (new) Triton; may raise TritonschedError,
+    then it is tried again. tell: hears each change of state.
+    """
+
+    def __init__(
+        self,
+        *,
+        ready: Callable[[], Awaitable[bool]],
+        connect: Callable[[], Awaitable[None]],
+        tell: Callable[[ServerState], None],
+    ) -> None:
+        self._ready = ready
+        self._connect = connect
+        self._tell = tell
+        self._lost = asyncio.Event()
+        self._up = asyncio.Event()
+        self._stopped = False
+
+    @property
+    def is_up(self) -> bool:
+        """Triton answers and is connected."""
+        return self._up.is_set()
+
+    def lost(self) -> None:
+        """A call broke: treat Triton as away until it answers again."""
+        self._set(up=False)
+        self._lost.set()
+
+    async def wait_up(self) -> None:
+        await self._up.wait()
+
+    async def run(self) -> None:
+        """Watch until `stop`."""
+        while not self._stopped:
+            self._lost.clear()
+            await self._look()
+            try:
+                async with asyncio.timeout(ASK_READY_S if self.is_up else ASK_AWAY_S):
+                    await self._lost.wait()
+            except TimeoutError:
+                continue
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._lost.set()
+
+    async def _look(self) -> None:
+        up = await self._ready()
+        if up and not self.is_up:
+            try:
+                await self._connect()
+            except TritonschedError:
+                up = False
+        if not self._stopped:
+            self._set(up=up)
+
+    def _set(self, *, up: bool) -> None:
+        if up == self.is_up:
+            return
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+        self._tell(ServerState.READY if up else ServerState.AWAY)

@@ -1,0 +1,102 @@
+"""A call becomes a Request: its class, its deadline, its rows. Rule: pure; arrival is the call's
+own.
+
+Deadlines. The first of these that is present counts: the gRPC deadline, `x-request-deadline-ms`,
+the v2 parameter `timeout` (µs, Triton's own), `x-envoy-expected-rq-timeout-ms`, the class. A
+client can only tighten what its class allows; a later wish is clipped and told in the explain
+header. A deadline runs from the first byte of the request's headers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+from tritonsched.core.request import NEVER_NS, Request, SloClass
+from tritonsched.errors import BadDeadline, UnknownClass
+from tritonsched.tensors import DeadlineHints, InferCall
+
+DEADLINE_NS_MAX = 86_400_000_000_000  # a day: longer wishes mean the same
+
+
+def relative_deadline_ns(hints: DeadlineHints) -> int | None:
+    """What the client asked for, in ns after arrival; None if it asked for nothing.
+
+    0 or less means already too late. Raises BadDeadline for what is no time at all.
+    """
+    if hints.grpc_remaining_ns is not None:
+        return min(hints.grpc_remaining_ns, DEADLINE_NS_MAX)
+    if hints.header_ms is not None:
+        return _from_ms(hints.header_ms, "x-request-deadline-ms")
+    if hints.timeout_us:  # 0 is Triton's "no timeout"
+        if hints.timeout_us < 0:
+            raise BadDeadline(f"parameter 'timeout': {hints.timeout_us} µs is negative")
+        return min(hints.timeout_us * 1_000, DEADLINE_NS_MAX)
+    if hints.envoy_ms is not None:
+        return _from_ms(hints.envoy_ms, "x-envoy-expected-rq-timeout-ms")
+    return None
+
+
+def _from_ms(text: str, name: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value) or value < 0:
+        shown = text[:40]
+        raise BadDeadline(f"header '{name}': {shown!r} is not a number of milliseconds >= 0")
+    return int(min(value * 1e6, float(DEADLINE_NS_MAX)))
+
+
+class Intake:
+    """Turns calls into requests under a policy file's classes.
+
+    classes: by name. class_of_model: the class of a model's requests that name none.
+    """
+
+    def __init__(
+        self, classes: Mapping[str, SloClass], class_of_model: Callable[[str], str]
+    ) -> None:
+        self._classes = classes
+        self._class_of_model = class_of_model
+        self._next_id = 0
+
+    def request(self, call: InferCall, *, signature: int, alone: bool) -> tuple[Request, bool]:
+        """The request, and whether its deadline was clipped to its class'.
+
+        Raises BadDeadline or UnknownClass.
+        """
+        slo = self._slo_class(call)
+        wanted_ns = relative_deadline_ns(call.hints)
+        allowed_ns = slo.relative_deadline_ns
+        clipped = wanted_ns is not None and wanted_ns > allowed_ns
+        relative_ns = allowed_ns if wanted_ns is None else min(wanted_ns, allowed_ns)
+        deadline_ns = NEVER_NS if relative_ns >= NEVER_NS else call.received_ns + relative_ns
+        self._next_id += 1
+        request = Request(
+            id=self._next_id,
+            model=call.model,
+            slo=slo.name,
+            signature=signature,
+            rows=_rows(call),
+            arrival_ns=call.received_ns,
+            deadline_ns=deadline_ns,
+            weight=slo.weight,
+            alone=alone,
+        )
+        return request, clipped
+
+    def _slo_class(self, call: InferCall) -> SloClass:
+        name = self._class_of_model(call.model) if call.slo is None else call.slo
+        slo = self._classes.get(name)
+        if slo is None:
+            known = ", ".join(sorted(self._classes))
+            raise UnknownClass(f"class {name[:64]!r} is unknown; use one of {known}")
+        return slo
+
+
+def _rows(call: InferCall) -> int:
+    """Leading dimension of the first input; 1 for a call whose form could not be read."""
+    for tensor in call.inputs:
+        if tensor.shape and tensor.shape[0] >= 1:
+            return tensor.shape[0]
+        break
+    return 1

@@ -1,0 +1,158 @@
+"""The door between frontends and driver: which model is it, may it be merged, is there room?
+
+Rule: no `await` between reading the model's entry and submitting, unless the model is new. A model
+that Triton does not serve is not scheduled at all: the call goes through as it came and Triton
+says why.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from tritonsched.backend.base import Backend
+from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.core.variant import Variant
+from tritonsched.errors import Draining, MemoryFull, TritonUnavailable
+from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.mergeable import Signatures, lone_reason
+from tritonsched.tensors import Answer, InferCall
+
+MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
+MEMORY_RETRY_NS = 100_000_000
+
+
+class ModelCache:
+    """What Triton says of its models, asked once each. Not cached: models it does not serve."""
+
+    def __init__(self, backend: Backend, announce: Callable[[ModelInfo], None]) -> None:
+        self._backend = backend
+        self._announce = announce
+        self._known: dict[tuple[str, str], ModelInfo] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[ModelInfo | None]] = {}
+        self._generation = 0
+
+    def known(self, model: str, version: str) -> ModelInfo | None:
+        return self._known.get((model, version))
+
+    async def ask(self, model: str, version: str) -> ModelInfo | None:
+        """The model's entry; None if Triton does not serve it. Raises TritonUnavailable."""
+        key = (model, version)
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._ask(key))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, key: tuple[str, str]) -> ModelInfo | None:
+        generation = self._generation
+        info = await self._backend.model_info(*key)
+        if info is not None and generation == self._generation:
+            while len(self._known) >= MODELS_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[key] = info
+        if info is not None:
+            self._announce(info)
+        return info
+
+    def forget(self, model: str | None = None) -> None:
+        """Ask again, for one model or for all: it was loaded, unloaded, or Triton is another
+        one.
+        """
+        self._generation += 1
+        if model is None:
+            self._known.clear()
+        for key in [key for key in self._known if key[0] == model]:
+            del self._known[key]
+
+
+class Proxy:
+    """What a frontend needs: `infer`, `invalidate`, `is_ready`.
+
+    tensor_bytes_max: bytes of requests that may be held at once. lost: Triton did not answer.
+    on_lone: hears the reason of each call that goes alone.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        backend: Backend,
+        intake: Intake,
+        *,
+        tensor_bytes_max: int,
+        triton_is_up: Callable[[], bool],
+        lost: Callable[[], None],
+        on_lone: Callable[[str, str], None],
+    ) -> None:
+        self._driver = driver
+        self._backend = backend
+        self._intake = intake
+        self._signatures = Signatures()
+        self._models = ModelCache(backend, self._announce)
+        self._tensor_bytes_max = tensor_bytes_max
+        self._tensor_bytes = 0
+        self._triton_is_up = triton_is_up
+        self._lost = lost
+        self._on_lone = on_lone
+        self.is_draining = False
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.is_draining and self._triton_is_up()
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the requests held now."""
+        return self._tensor_bytes
+
+    async def infer(self, call: InferCall) -> Answer:
+        """Answer one call. Raises a leaf of TritonschedError."""
+        if self.is_draining:
+            text = "the sidecar is shutting down; use another instance or try again later"
+            raise Draining(text, retry_after_ns=1_000_000_000)
+        size = len(call.raw)
+        if self._tensor_bytes and self._tensor_bytes + size > self._tensor_bytes_max:
+            text = f"{self._tensor_bytes} bytes of requests are in flight; try again later"
+            raise MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
+        self._tensor_bytes += size
+        try:
+            return await self._scheduled(call)
+        finally:
+            self._tensor_bytes -= size
+
+    async def invalidate(self, model: str) -> None:
+        """Triton loads or unloads the model, or another that an ensemble is made of."""
+        self._models.forget()
+
+    def reconnected(self) -> None:
+        """Triton is another process now: what it said before is void."""
+        self._models.forget()
+
+    async def _scheduled(self, call: InferCall) -> Answer:
+        info = self._models.known(call.model, call.version)
+        if info is None:
+            info = await self._ask(call)
+            if info is None:
+                return await self._backend.forward(call)
+        lone = lone_reason(call, info)
+        if lone:
+            self._on_lone(call.model, lone)
+        signature = 0 if lone else self._signatures.of(call)
+        request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
+        return await self._driver.infer(Job(call, info, request, lone=lone, clipped=clipped))
+
+    async def _ask(self, call: InferCall) -> ModelInfo | None:
+        try:
+            return await self._models.ask(call.model, call.version)
+        except TritonUnavailable:
+            self._lost()
+            raise
+
+    def _announce(self, info: ModelInfo) -> None:
+        self._driver.set_variant(
+            Variant(
+                info.name,
+                rows_max=max(1, info.max_batch_size),
+                devices=info.devices,
+                accuracy=info.accuracy,
+            )
+        )
