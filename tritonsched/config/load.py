@@ -72,11 +72,13 @@ def parse_policy(text: str, name: str = "policy.yaml") -> PolicyFile:
 
 
 def _guard(text: str, name: str) -> None:
-    """Refuse nesting and aliases before anything recursive sees them."""
+    """Refuse nesting, aliases and tags before anything recursive sees them."""
     depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
             kind = "aliases and anchors are not allowed"
+        elif isinstance(token, yaml.TagToken):
+            kind = "tags are not allowed"
         elif isinstance(token, _OPENING):
             depth += 1
             kind = f"nested deeper than {DEPTH_MAX}" if depth > DEPTH_MAX else ""

@@ -1,0 +1,69 @@
+# Two commands matter: `make serve` and `make test`. Both do all set-up first.
+# Needed on the machine: Python 3.11+, make, cc. Everything else comes from the lock files.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+ARGS ?=
+VENV := .venv
+TRITON_VENV := .venv-triton
+UV := .tools/bin/uv
+RUN := $(VENV)/bin
+
+export UV_PYTHON_DOWNLOADS := never
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: install serve test check format bench bench-overload clean
+
+install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
+
+serve: install
+	@exec $(RUN)/tritonsched serve --host $(HOST) $(ARGS)
+
+check: $(VENV)/.ready
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/lint-imports
+	$(RUN)/mypy
+
+test: install
+	$(RUN)/pytest --cov --cov-report=term $(ARGS)
+
+format: $(VENV)/.ready
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+bench: install
+	$(RUN)/tritonsched bench $(ARGS)
+
+bench-overload: install
+	$(RUN)/python -m tests.bench.overload $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(TRITON_VENV) .tools .run
+
+# -- set-up; each step is skipped while its inputs are older than its stamp ----------------------
+
+$(UV): deploy/tools.txt
+	@echo "[1/4] uv, the installer"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 2; }
+	@$(PYTHON) -m venv .tools || \
+		{ echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 2; }
+	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/tools.txt
+	@touch $@
+
+$(VENV)/.ready: uv.lock pyproject.toml $(UV)
+	@echo "[2/4] the product's environment, .venv"
+	@$(UV) sync --locked --python $(PYTHON)
+	@touch $@
+
+$(TRITON_VENV)/.ready: deploy/triton/uv.lock deploy/triton/pyproject.toml $(UV)
+	@echo "[3/4] the embedded Triton, .venv-triton (about 75 MB to fetch)"
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(TRITON_VENV) $(UV) sync --locked --project deploy/triton --python $(PYTHON)
+	@touch $@
+
+.run/.prepared: $(VENV)/.ready tritonsched/backend/prepare.py
+	@echo "[4/4] the models: weights of mlp, the emulated GPU"
+	@mkdir -p .run
+	@$(RUN)/python -m tritonsched.backend.prepare model_repository
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m tritonsched`."""
+
+from tritonsched.cli import main
+
+main()
