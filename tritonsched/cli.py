@@ -1,4 +1,5 @@
-"""The command line. Rule: options in, one call out; every option can also come from the environment.
+"""The command line. Rule: options in, one call out; every option can also come from the
+environment.
 
 Exit codes: 0 done, 1 a fault while running, 2 wrong use (options, policy file, ports).
 """
@@ -26,101 +27,108 @@ app = typer.Typer(
 app.command("bench")(bench)
 _stderr = Console(stderr=True, highlight=False)
 
-Port = Annotated[int, typer.Option(min=0, max=65535)]
-
 
 def _env(name: str) -> str:
     return f"TRITONSCHED_{name}"
 
 
+def _port(name: str) -> typer.models.OptionInfo:
+    return typer.Option(envvar=_env(name), min=0, max=65535, help="0: any free port.")
+
+
+HostOption = Annotated[
+    str, typer.Option(envvar=_env("HOST"), help="Address that all three ports bind to.")
+]
+TritonHttpOption = Annotated[
+    str | None, typer.Option(envvar=_env("TRITON_HTTP"), help="HOST:PORT of a running Triton.")
+]
+TritonGrpcOption = Annotated[
+    str | None, typer.Option(envvar=_env("TRITON_GRPC"), help="HOST:PORT of a running Triton.")
+]
+TritonMetricsOption = Annotated[
+    str | None,
+    typer.Option(envvar=_env("TRITON_METRICS"), help="HOST:PORT whose /metrics joins ours."),
+]
+PolicyOption = Annotated[
+    Path | None, typer.Option(envvar=_env("POLICY"), help="Policy file (YAML).")
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar=_env("RULE"),
+        help=f"Scheduling rule, over the policy file's: {', '.join(sorted(POLICIES))}.",
+    ),
+]
+TransportOption = Annotated[
+    str | None,
+    typer.Option(envvar=_env("TRANSPORT"), help="auto, system or inline; over the policy file's."),
+]
+RepositoryOption = Annotated[
+    Path, typer.Option(envvar=_env("REPOSITORY"), help="Model repository of the embedded Triton.")
+]
+TritonEnvOption = Annotated[
+    Path, typer.Option(envvar=_env("TRITON_ENV"), help="Environment of the embedded Triton.")
+]
+RunDirOption = Annotated[
+    Path, typer.Option(envvar=_env("RUN_DIR"), help="Logs and state of the embedded Triton.")
+]
+DrainOption = Annotated[
+    float,
+    typer.Option(envvar=_env("DRAIN_S"), min=0, max=3600, help="Time for queued work at shutdown."),
+]
+
+
 @app.command()
 def serve(
     *,
-    host: Annotated[
-        str, typer.Option(envvar=_env("HOST"), help="Address that all three ports bind to.")
-    ] = "0.0.0.0",  # noqa: S104  # Triton's own default; a sidecar is a drop-in
-    http_port: Annotated[
-        int, typer.Option(envvar=_env("HTTP_PORT"), min=0, max=65535, help="0: any free port.")
-    ] = 8000,
-    grpc_port: Annotated[
-        int, typer.Option(envvar=_env("GRPC_PORT"), min=0, max=65535, help="0: any free port.")
-    ] = 8001,
-    metrics_port: Annotated[
-        int, typer.Option(envvar=_env("METRICS_PORT"), min=0, max=65535, help="0: any free port.")
-    ] = 8002,
-    triton_http: Annotated[
-        str | None, typer.Option(envvar=_env("TRITON_HTTP"), help="HOST:PORT of a running Triton.")
-    ] = None,
-    triton_grpc: Annotated[
-        str | None, typer.Option(envvar=_env("TRITON_GRPC"), help="HOST:PORT of a running Triton.")
-    ] = None,
-    triton_metrics: Annotated[
-        str | None,
-        typer.Option(
-            envvar=_env("TRITON_METRICS"), help="HOST:PORT whose /metrics is appended to ours."
-        ),
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option(envvar=_env("POLICY"), help="Policy file (YAML).")
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            envvar=_env("RULE"),
-            help=f"Scheduling rule, over the policy file's: {', '.join(sorted(POLICIES))}.",
-        ),
-    ] = None,
-    transport: Annotated[
-        str | None,
-        typer.Option(
-            envvar=_env("TRANSPORT"), help="auto, system or inline; over the policy file's."
-        ),
-    ] = None,
-    repository: Annotated[
-        Path,
-        typer.Option(envvar=_env("REPOSITORY"), help="Model repository of the embedded Triton."),
-    ] = Path("model_repository"),
-    triton_env: Annotated[
-        Path,
-        typer.Option(envvar=_env("TRITON_ENV"), help="Virtual environment of the embedded Triton."),
-    ] = Path(".venv-triton"),
-    run_dir: Annotated[
-        Path, typer.Option(envvar=_env("RUN_DIR"), help="Logs and state of the embedded Triton.")
-    ] = Path(".run"),
-    drain_s: Annotated[
-        float,
-        typer.Option(
-            envvar=_env("DRAIN_S"), min=0, max=3600, help="Time for queued work at shutdown."
-        ),
-    ] = 30.0,
+    host: HostOption = "0.0.0.0",  # noqa: S104  # Triton's own default; a sidecar is a drop-in
+    http_port: Annotated[int, _port("HTTP_PORT")] = 8000,
+    grpc_port: Annotated[int, _port("GRPC_PORT")] = 8001,
+    metrics_port: Annotated[int, _port("METRICS_PORT")] = 8002,
+    triton_http: TritonHttpOption = None,
+    triton_grpc: TritonGrpcOption = None,
+    triton_metrics: TritonMetricsOption = None,
+    policy: PolicyOption = None,
+    rule: RuleOption = None,
+    transport: TransportOption = None,
+    repository: RepositoryOption = Path("model_repository"),
+    triton_env: TritonEnvOption = Path(".venv-triton"),
+    run_dir: RunDirOption = Path(".run"),
+    drain_s: DrainOption = 30.0,
 ) -> None:
-    """Serve: in front of the Triton named by --triton-http and --triton-grpc, or of an embedded one."""
-    if (triton_http is None) != (triton_grpc is None):
-        _refuse("--triton-http and --triton-grpc belong together; name both or neither")
-    for option, address in (("--triton-http", triton_http), ("--triton-grpc", triton_grpc)):
-        if address is not None and not _is_address(address):
-            _refuse(f"{option}: {address!r} is not HOST:PORT")
+    """Serve in front of the Triton of --triton-http and --triton-grpc, or of an embedded one."""
+    _check_addresses(triton_http, triton_grpc, triton_metrics)
     try:
-        options = ServeOptions(
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
-            triton_http=triton_http,
-            triton_grpc=triton_grpc,
-            triton_metrics=triton_metrics,
-            policy=_policy(policy, rule, transport),
-            repository=repository,
-            triton_env=triton_env,
-            run_dir=run_dir,
-            drain_s=drain_s,
+        run_serve(
+            ServeOptions(
+                host=host,
+                http_port=http_port,
+                grpc_port=grpc_port,
+                metrics_port=metrics_port,
+                triton_http=triton_http,
+                triton_grpc=triton_grpc,
+                triton_metrics=triton_metrics,
+                policy=_policy(policy, rule, transport),
+                repository=repository,
+                triton_env=triton_env,
+                run_dir=run_dir,
+                drain_s=drain_s,
+            )
         )
-        run_serve(options)
     except (ConfigError, StartupError) as error:
         _refuse(str(error))
     except TritonschedError as error:
         _stderr.print(f"tritonsched: {error}", markup=False)
         raise typer.Exit(1) from error
+
+
+def _check_addresses(http: str | None, grpc: str | None, metrics: str | None) -> None:
+    if (http is None) != (grpc is None):
+        _refuse("--triton-http and --triton-grpc belong together; name both or neither")
+    named = {"--triton-http": http, "--triton-grpc": grpc, "--triton-metrics": metrics}
+    for option, address in named.items():
+        if address is not None and not _is_address(address):
+            _refuse(f"{option}: {address!r} is not HOST:PORT")
 
 
 def _policy(path: Path | None, rule: str | None, transport: str | None) -> PolicyFile:
@@ -129,7 +137,8 @@ def _policy(path: Path | None, rule: str | None, transport: str | None) -> Polic
     data = loaded.model_dump()
     if rule is not None:
         if rule not in POLICIES:
-            raise ConfigError(f"--rule: {rule!r} is unknown; use one of {', '.join(sorted(POLICIES))}")
+            listed = ", ".join(sorted(POLICIES))
+            raise ConfigError(f"--rule: {rule!r} is unknown; use one of {listed}")
         data["scheduler"]["policy"] = rule
     if transport is not None:
         if transport not in ("auto", "system", "inline"):

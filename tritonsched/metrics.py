@@ -5,7 +5,7 @@ because a `.labels()` call costs more than the observation. Models beyond MODELS
 label `other`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -24,7 +24,39 @@ ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256)
 RATIO = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 5.0)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-_Child = Counter | Gauge | Histogram
+
+COUNTERS = {
+    "requests_total": ("Requests by how they left.", ("model", "class", "outcome")),
+    "refusals_total": ("Refused requests by reason.", ("model", "class", "reason")),
+    "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
+}
+GAUGES = {
+    "queued_requests": ("Requests waiting now.", ("model",)),
+    "ready": ("1 while the sidecar can serve.", ()),
+    "tensor_bytes_in_flight": ("Bytes of the requests held now.", ()),
+    "backend_batches": (
+        "Merged batches since the start by transport; fallback: no room in the pool.",
+        ("transport",),
+    ),
+    "backend_malformed": ("Answers of Triton that were not what was asked, since the start.", ()),
+    "transport_info": ("1 for the transport in use.", ("transport",)),
+}
+HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
+    "request_duration_seconds": (
+        "From the first byte of a request to its batch's answer.",
+        ("model", "class"),
+        SECONDS,
+    ),
+    "queue_wait_seconds": (
+        "From a request's arrival to the dispatch of its batch.",
+        ("model", "class"),
+        SECONDS,
+    ),
+    "batch_rows": ("Rows of dispatched batches.", ("model",), ROWS),
+    "batch_requests": ("Requests in dispatched batches.", ("model",), ROWS),
+    "exec_seconds": ("Execution time of batches as the profile learns it.", ("model",), SECONDS),
+    "profile_error_ratio": ("Measured over expected execution time.", ("model",), RATIO),
+}
 
 
 class Metrics:
@@ -32,98 +64,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        registry = self.registry
-        both = ("model", "class")
-        self._requests = Counter(
-            "tritonsched_requests_total",
-            "Requests by how they left.",
-            ("model", "class", "outcome"),
-            registry=registry,
-        )
-        self._refusals = Counter(
-            "tritonsched_refusals_total",
-            "Refused requests by reason.",
-            ("model", "class", "reason"),
-            registry=registry,
-        )
-        self._latency = Histogram(
-            "tritonsched_request_duration_seconds",
-            "From the first byte of a request to its batch's answer.",
-            both,
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._queue = Histogram(
-            "tritonsched_queue_wait_seconds",
-            "From a request's arrival to the dispatch of its batch.",
-            both,
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._rows = Histogram(
-            "tritonsched_batch_rows",
-            "Rows of dispatched batches.",
-            ("model",),
-            buckets=ROWS,
-            registry=registry,
-        )
-        self._members = Histogram(
-            "tritonsched_batch_requests",
-            "Requests in dispatched batches.",
-            ("model",),
-            buckets=ROWS,
-            registry=registry,
-        )
-        self._exec = Histogram(
-            "tritonsched_exec_seconds",
-            "Execution time of batches as the profile learns it.",
-            ("model",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._error = Histogram(
-            "tritonsched_profile_error_ratio",
-            "Measured over expected execution time of batches.",
-            ("model",),
-            buckets=RATIO,
-            registry=registry,
-        )
-        self._queued = Gauge(
-            "tritonsched_queued_requests", "Requests waiting now.", ("model",), registry=registry
-        )
-        self._lone = Counter(
-            "tritonsched_lone_requests_total",
-            "Requests that could not be merged, by reason.",
-            ("model", "reason"),
-            registry=registry,
-        )
-        self._ready = Gauge(
-            "tritonsched_ready", "1 while the sidecar can serve.", registry=registry
-        )
-        self._bytes = Gauge(
-            "tritonsched_tensor_bytes_in_flight",
-            "Bytes of the requests held now.",
-            registry=registry,
-        )
-        self._batches = Gauge(
-            "tritonsched_backend_batches",
-            "Merged batches since the start by transport (system, inline), and pool fallbacks.",
-            ("transport",),
-            registry=registry,
-        )
-        self._malformed = Gauge(
-            "tritonsched_backend_malformed",
-            "Answers of Triton that were not what was asked.",
-            registry=registry,
-        )
-        self._info = Gauge(
-            "tritonsched_transport_info",
-            "1 for the transport in use.",
-            ("transport",),
-            registry=registry,
-        )
+        self._counters = {
+            name: Counter(f"tritonsched_{name}", text, labels, registry=self.registry)
+            for name, (text, labels) in COUNTERS.items()
+        }
+        self._gauges = {
+            name: Gauge(f"tritonsched_{name}", text, labels, registry=self.registry)
+            for name, (text, labels) in GAUGES.items()
+        }
+        self._histograms = {
+            name: Histogram(
+                f"tritonsched_{name}", text, labels, buckets=buckets, registry=self.registry
+            )
+            for name, (text, labels, buckets) in HISTOGRAMS.items()
+        }
         self._models: set[str] = set()
-        self._children: dict[tuple[int, tuple[str, ...]], _Child] = {}
+        self._counter_children: dict[tuple[str, ...], Counter] = {}
+        self._histogram_children: dict[tuple[str, ...], Histogram] = {}
 
     # -- Observer -----------------------------------------------------------------------------
 
@@ -131,78 +88,71 @@ class Metrics:
         """Counted when it leaves."""
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
-        self._histogram(self._rows, batch.model).observe(batch.rows)
-        self._histogram(self._members, batch.model).observe(len(batch.requests))
+        self._observe("batch_rows", batch.rows, batch.model)
+        self._observe("batch_requests", len(batch.requests), batch.model)
         for request in batch.requests:
             wait_s = max(0, now - request.arrival_ns) / 1e9
-            self._histogram(self._queue, batch.model, request.slo).observe(wait_s)
+            self._observe("queue_wait_seconds", wait_s, batch.model, request.slo)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        self._histogram(self._exec, batch.model).observe(measured_ns / 1e9)
+        self._observe("exec_seconds", measured_ns / 1e9, batch.model)
         if batch.expected_ns > 0:
-            self._histogram(self._error, batch.model).observe(measured_ns / batch.expected_ns)
+            error = measured_ns / batch.expected_ns
+            self._observe("profile_error_ratio", error, batch.model)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self._counter(self._requests, request.model, request.slo, outcome.value).inc()
+        self._count("requests_total", request.model, request.slo, outcome.value)
         if reason:
-            self._counter(self._refusals, request.model, request.slo, reason).inc()
+            self._count("refusals_total", request.model, request.slo, reason)
         if outcome in (Outcome.SERVED, Outcome.LATE):
             spent_s = (now - request.arrival_ns) / 1e9
-            self._histogram(self._latency, request.model, request.slo).observe(spent_s)
+            self._observe("request_duration_seconds", spent_s, request.model, request.slo)
 
     # -- the rest -----------------------------------------------------------------------------
 
     def lone(self, model: str, reason: str) -> None:
         """A call goes alone."""
-        self._counter(self._lone, model, reason).inc()
+        self._count("lone_requests_total", model, reason)
 
     def set_state(self, *, ready: bool, tensor_bytes: int, queued: Mapping[str, int]) -> None:
         """What is read at scrape time. queued: requests waiting, by model."""
-        self._ready.set(ready)
-        self._bytes.set(tensor_bytes)
+        self._gauges["ready"].set(ready)
+        self._gauges["tensor_bytes_in_flight"].set(tensor_bytes)
         for model, count in queued.items():
-            self._gauge(self._queued, model).set(count)
+            self._gauges["queued_requests"].labels(self._label(model)).set(count)
 
     def set_backend(
         self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int
     ) -> None:
         """Counts since the start, from the backend's own counters."""
-        self._info.labels(transport).set(1)
-        self._batches.labels("system").set(system)
-        self._batches.labels("inline").set(inline)
-        self._batches.labels("fallback").set(fallbacks)
-        self._malformed.set(malformed)
+        self._gauges["transport_info"].labels(transport).set(1)
+        batches = self._gauges["backend_batches"]
+        batches.labels("system").set(system)
+        batches.labels("inline").set(inline)
+        batches.labels("fallback").set(fallbacks)
+        self._gauges["backend_malformed"].set(malformed)
 
     def render(self) -> bytes:
         """The exposition text, Prometheus 0.0.4."""
         return generate_latest(self.registry)
 
-    def _labels(self, model: str, rest: tuple[str, ...]) -> tuple[str, ...]:
+    def _label(self, model: str) -> str:
         if model not in self._models:
             if len(self._models) >= MODELS_MAX:
-                return (OTHER, *rest)
+                return OTHER
             self._models.add(model)
-        return (model, *rest)
+        return model
 
-    def _child(self, metric: _Child, model: str, rest: tuple[str, ...]) -> _Child:
-        labels = self._labels(model, rest)
-        key = (id(metric), labels)
-        child = self._children.get(key)
+    def _count(self, name: str, model: str, *rest: str) -> None:
+        key = (name, self._label(model), *rest)
+        child = self._counter_children.get(key)
         if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return child
+            child = self._counter_children[key] = self._counters[name].labels(*key[1:])
+        child.inc()
 
-    def _counter(self, metric: Counter, model: str, *rest: str) -> Counter:
-        child = self._child(metric, model, rest)
-        assert isinstance(child, Counter)
-        return child
-
-    def _gauge(self, metric: Gauge, model: str, *rest: str) -> Gauge:
-        child = self._child(metric, model, rest)
-        assert isinstance(child, Gauge)
-        return child
-
-    def _histogram(self, metric: Histogram, model: str, *rest: str) -> Histogram:
-        child = self._child(metric, model, rest)
-        assert isinstance(child, Histogram)
-        return child
+    def _observe(self, name: str, value: float, model: str, *rest: str) -> None:
+        key = (name, self._label(model), *rest)
+        child = self._histogram_children.get(key)
+        if child is None:
+            child = self._histogram_children[key] = self._histograms[name].labels(*key[1:])
+        child.observe(value)

@@ -82,8 +82,6 @@ class Driver:
         self._pump_due = False
         self._pending: dict[int, _Pending] = {}
         self._batches: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     # -- inputs -------------------------------------------------------------------------------
 
@@ -95,7 +93,6 @@ class Driver:
         """
         pending = _Pending(job, self._loop.create_future())
         self._pending[job.request.id] = pending
-        self._idle.clear()
         self._scheduler.submit(job.request, self._clock())
         self._wake()
         try:
@@ -106,8 +103,6 @@ class Driver:
             raise
         finally:
             del self._pending[job.request.id]
-            if not self._pending:
-                self._idle.set()
         if self._on_reply is not None:
             self._on_reply(self._clock() - pending.answered_ns)
         return answer
@@ -124,11 +119,9 @@ class Driver:
         self._wake()
 
     async def drained(self) -> None:
-        """Wait until no request is pending and no batch is out."""
-        while self._pending or self._batches:
-            await self._idle.wait()
-            if self._batches:
-                await asyncio.wait(self._batches)
+        """Wait until no batch is out, those of clients that left included."""
+        while self._batches:
+            await asyncio.wait(self._batches)
 
     def close(self) -> None:
         """Disarm the timer. Batches that are still out finish by themselves."""

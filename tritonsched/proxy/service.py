@@ -93,6 +93,9 @@ class Proxy:
         self._triton_is_up = triton_is_up
         self._lost = lost
         self._on_lone = on_lone
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.is_draining = False
 
     @property
@@ -113,11 +116,15 @@ class Proxy:
         if self._tensor_bytes and self._tensor_bytes + size > self._tensor_bytes_max:
             text = f"{self._tensor_bytes} bytes of requests are in flight; try again later"
             raise MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
-        self._tensor_bytes += size
+        self._enter(1, size)
         try:
             return await self._scheduled(call)
         finally:
-            self._tensor_bytes -= size
+            self._enter(-1, -size)
+
+    async def drained(self) -> None:
+        """Wait until no accepted call is unanswered."""
+        await self._idle.wait()
 
     async def invalidate(self, model: str) -> None:
         """Triton loads or unloads the model, or another that an ensemble is made of."""
@@ -126,6 +133,15 @@ class Proxy:
     def reconnected(self) -> None:
         """Triton is another process now: what it said before is void."""
         self._models.forget()
+
+    def _enter(self, calls: int, size: int) -> None:
+        """Count calls and their bytes in (or, negative, out)."""
+        self._calls += calls
+        self._tensor_bytes += size
+        if self._calls:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     async def _scheduled(self, call: InferCall) -> Answer:
         info = self._models.known(call.model, call.version)

@@ -1,0 +1,144 @@
+"""The loop around the scheduler: reply lag, Triton's health, the one timer."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.virtual_loop import VirtualLoop, run_virtual
+from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import ServerState
+from tritonsched.errors import TritonUnavailable
+from tritonsched.proxy.feedback import LAG_NS_MAX, LAG_NS_MIN, ReplyLag
+from tritonsched.proxy.health import ASK_AWAY_S, Health
+from tritonsched.proxy.timer import LoopTimer, TimerFd
+
+
+def test_the_lag_follows_a_step_up_and_down() -> None:
+    lag = ReplyLag()
+    for _ in range(200):
+        lag.observe(4_000_000)
+    tuned = lag.tuned(Tuning())
+    assert tuned is not None
+    assert 3_000_000 <= tuned.reply_ns <= 5_000_000
+    for _ in range(5_000):
+        lag.observe(100_000)
+    again = lag.tuned(tuned)
+    assert again is not None
+    assert again.reply_ns < 200_000
+
+
+def test_small_moves_do_not_retune() -> None:
+    lag = ReplyLag()
+    tuned = lag.tuned(Tuning(reply_ns=LAG_NS_MIN))
+    assert tuned is None
+
+
+def test_the_lag_stays_within_its_bounds() -> None:
+    lag = ReplyLag()
+    for _ in range(1_000):
+        lag.observe(10**12)
+    tuned = lag.tuned(Tuning())
+    assert tuned is not None
+    assert tuned.reply_ns == LAG_NS_MAX
+
+
+class _Triton:
+    """Answers readiness from a script; the last word repeats."""
+
+    def __init__(self, *words: bool) -> None:
+        self.words = list(words)
+        self.refuse_connects = 0
+        self.told: list[ServerState] = []
+        self.asked = 0
+
+    async def ready(self) -> bool:
+        self.asked += 1
+        return self.words.pop(0) if len(self.words) > 1 else self.words[0]
+
+    async def connect(self) -> None:
+        if self.refuse_connects:
+            self.refuse_connects -= 1
+            raise TritonUnavailable("not yet")
+
+    def health(self) -> Health:
+        return Health(ready=self.ready, connect=self.connect, tell=self.told.append)
+
+
+def test_service_resumes_by_itself() -> None:
+    """Away at the start, up, lost under load, up again: each change is told once."""
+
+    async def main(loop: VirtualLoop) -> list[ServerState]:
+        triton = _Triton(False, False, True)
+        health = triton.health()
+        task = asyncio.create_task(health.run())
+        await health.wait_up()
+        health.lost()
+        health.lost()
+        assert not health.is_up
+        await health.wait_up()
+        health.stop()
+        await task
+        return triton.told
+
+    assert run_virtual(main) == [ServerState.READY, ServerState.AWAY, ServerState.READY]
+
+
+def test_a_connect_that_fails_is_tried_again() -> None:
+    async def main(loop: VirtualLoop) -> int:
+        triton = _Triton(True)
+        triton.refuse_connects = 3
+        health = triton.health()
+        task = asyncio.create_task(health.run())
+        await health.wait_up()
+        health.stop()
+        await task
+        assert loop.now_ns() == pytest.approx(3 * ASK_AWAY_S * 1e9, rel=0.01)
+        return triton.asked
+
+    assert run_virtual(main) == 4
+
+
+def test_a_silent_death_is_noticed() -> None:
+    async def main(loop: VirtualLoop) -> list[ServerState]:
+        triton = _Triton(True, True, False)
+        health = triton.health()
+        task = asyncio.create_task(health.run())
+        while ServerState.AWAY not in triton.told:
+            await loop.pause(100_000_000)
+        health.stop()
+        await task
+        return triton.told
+
+    assert run_virtual(main) == [ServerState.READY, ServerState.AWAY]
+
+
+def test_the_loop_timer_fires_once_at_its_time_and_can_be_moved() -> None:
+    async def main(loop: VirtualLoop) -> list[int]:
+        fired: list[int] = []
+        timer = LoopTimer(loop, lambda: fired.append(loop.now_ns()))
+        timer.arm(5_000)
+        timer.arm(3_000)
+        await loop.until(10_000)
+        timer.arm(20_000)
+        timer.arm(None)
+        await loop.until(30_000)
+        timer.close()
+        return fired
+
+    assert run_virtual(main) == [3_000]
+
+
+async def test_the_timerfd_fires_after_its_time_on_the_monotonic_clock() -> None:
+    """A past time fires at once; a disarmed one never; it is never early."""
+    fired = asyncio.Event()
+    timer = TimerFd(asyncio.get_running_loop(), fired.set)
+    at_ns = time.monotonic_ns() + 2_000_000
+    timer.arm(at_ns)
+    await fired.wait()
+    assert time.monotonic_ns() >= at_ns
+    fired.clear()
+    timer.arm(1)
+    await fired.wait()
+    timer.arm(None)
+    timer.close()
