@@ -80,9 +80,9 @@ class EmbeddedConfig:
 class EmbeddedTriton:
     """A Triton process; an async context manager.
 
-    Start it from a thread that lives as long as it should (the loop's): the kernel ends it with that
-    thread. failed_models: name to reason, of models that Triton could not load; the others serve.
-    notes: lines for the operator (orphans removed, emulated GPU without compiler).
+    Start it from a thread that lives as long as it should (the loop's): the kernel ends it with
+    that thread. failed_models: name to reason, of models that Triton could not load; the others
+    serve. notes: lines for the operator (orphans removed, emulated GPU without compiler).
     """
 
     def __init__(self, config: EmbeddedConfig) -> None:

@@ -33,8 +33,8 @@ class TritonMissing(StartupError):
 class Installation:
     """Where the parts of the nvidia-pytriton wheel are.
 
-    environment: the virtual environment. libpython_dirs: where its Python's shared library is, which
-    the stub links to; empty if Python is linked statically and the system's is used.
+    environment: the virtual environment. libpython_dirs: where its Python's shared library is,
+    which the stub links to; empty if Python is linked statically and the system's is used.
     """
 
     environment: Path
@@ -102,8 +102,8 @@ class Backends:
 
 
 def lay_out_backends(installation: Installation, run_dir: Path, build_dir: Path) -> Backends:
-    """Make `run_dir/backends`: Triton's python backend with its stub, and the emulated GPU, which is
-    compiled into `build_dir` if it is not there.
+    """Make `run_dir/backends`: Triton's python backend with its stub, and the emulated GPU, which
+    is compiled into `build_dir` if it is not there.
 
     Raises StartupError if the emulated GPU does not compile, OSError if run_dir cannot be written.
     """

@@ -28,16 +28,15 @@ CHANNEL_OPTIONS: Final = [
 
 def proof_values() -> NDArray[np.float32]:
     """FP32 [rows, columns]; no value occurs twice, none is 0, all are exact."""
-    count = PROOF_ROWS * PROOF_COLUMNS
-    return (np.arange(1, count + 1, dtype=np.float32) / 4).reshape(PROOF_ROWS, PROOF_COLUMNS)
+    quarters = np.arange(1, PROOF_ROWS * PROOF_COLUMNS + 1).reshape(PROOF_ROWS, PROOF_COLUMNS)
+    return (quarters / 4).astype(np.float32)
 
 
 def proof_request(model: str) -> Any:
     """The echo request, with its tensor as raw bytes."""
     values = proof_values()
     request = service_pb2.ModelInferRequest(model_name=model)
-    tensor = request.inputs.add(name="INPUT", datatype="FP32", shape=values.shape)
-    del tensor
+    request.inputs.add(name="INPUT", datatype="FP32", shape=values.shape)
     request.raw_input_contents.append(values.tobytes())
     return request
 

@@ -44,14 +44,14 @@ def _is_complete(weights: Path) -> bool:
         found = np.load(weights, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return False
-    return found.shape == MLP_SHAPE and found.dtype == np.float32
+    return bool(found.shape == MLP_SHAPE and found.dtype == np.float32)
 
 
 def _save(path: Path, array: NDArray[np.float32]) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as scratch:
         unfinished = Path(scratch) / path.name
         np.save(unfinished, array, allow_pickle=False)
-        os.replace(unfinished, path)  # noqa: PTH105  # atomic
+        os.replace(unfinished, path)  # atomic
 
 
 def emulated_model_config(

@@ -63,7 +63,7 @@ def build(out_dir: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".build-") as scratch:
         unfinished = Path(scratch) / library.name
         _compile(compiler, unfinished)
-        os.replace(unfinished, library)  # noqa: PTH105  # atomic; two builders end with one library
+        os.replace(unfinished, library)  # atomic; two builders end with one library
     return library
 
 
