@@ -99,6 +99,8 @@ class EmbeddedTriton:
         self._held = contextlib.ExitStack()
         self._process: asyncio.subprocess.Process | None = None
         self._exit: asyncio.Task[int] | None = None
+        self._restarting: asyncio.Task[None] | None = None
+        self._is_stopped = True
         self._state = state.new_state()
 
     @property
@@ -136,6 +138,7 @@ class EmbeddedTriton:
         if self.is_running:
             raise EmbeddedTritonError(f"the embedded Triton runs already, as process {self.pid}")
         self._held.enter_context(state.locked(self.config.run_dir))
+        self._is_stopped = False
         try:
             await self._sweep_orphan()
             await self._start_process()
@@ -146,18 +149,30 @@ class EmbeddedTriton:
     async def stop(self) -> None:
         """End Triton: SIGTERM, after STOP_TIMEOUT_S SIGKILL; its stubs and regions go with it.
 
-        Does nothing if it is not started.
+        Does nothing if it is not started. A restart under way is given up.
         """
+        self._is_stopped = True
         with self._held.pop_all():
+            if self._restarting is not None:
+                self._restarting.cancel()
+                await asyncio.wait({self._restarting})
             await self._stop_process()
             self._process = self._exit = None
 
     async def restart(self) -> None:
-        """End Triton, if it still runs, and start it again on the same ports; errors as `start`."""
-        if self._process is None:
+        """End Triton, if it still runs, and start it again on the same ports; errors as `start`.
+
+        After a failure it can be called again.
+        """
+        if self._is_stopped:
             raise EmbeddedTritonError("the embedded Triton is not started; call start() first")
-        await self._stop_process()
-        await self._start_process()
+        self._restarting = asyncio.create_task(self._start_again())
+        try:
+            await self._restarting
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                raise
+            raise EmbeddedTritonError("the embedded Triton was stopped while restarting") from None
 
     async def wait(self) -> int:
         """The exit code (negative: the signal), when the server ends by itself or otherwise."""
@@ -184,6 +199,10 @@ class EmbeddedTriton:
         swept = await state.sweep(self.config.run_dir, orphan)
         if swept:
             self.notes.append(f"removed what an earlier run left: {', '.join(swept)}")
+
+    async def _start_again(self) -> None:
+        await self._stop_process()
+        await self._start_process()
 
     async def _start_process(self) -> None:
         installation, backends = await asyncio.to_thread(self._prepare)

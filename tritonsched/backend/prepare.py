@@ -1,16 +1,20 @@
 """What a model repository needs before Triton can load it, and the text of emulated models.
+`python -m tritonsched.backend.prepare REPOSITORY [BUILD_DIR]` is the set-up step.
 
 Rule: what is large and can be computed is made at set-up, seeded and atomically, never committed:
 a repository is either as it was or complete.
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tritonsched.backend.emulated_gpu.build import CompilerMissing, build
 
 MLP_WEIGHTS: Final = Path("mlp", "1", "weights.npy")
 MLP_SHAPE: Final = (3, 2048, 2048)
@@ -104,3 +108,20 @@ def write_emulated_model(repository: Path, name: str, config: str) -> Path:
     (model / "1").mkdir(parents=True)  # Triton wants a version directory, empty as it may be
     (model / "config.pbtxt").write_text(config, encoding="utf-8")
     return model
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare a repository and, given a directory for it, build the emulated GPU."""
+    repository, *build_dirs = arguments
+    made = prepare_repository(Path(repository))
+    for directory in build_dirs:
+        try:
+            made.append(build(Path(directory)))
+        except CompilerMissing as error:
+            sys.stdout.write(f"{error}; until then it runs as a python model\n")
+    for path in made:
+        sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
