@@ -10,6 +10,7 @@ Read with it: `embedded_env.py` (files, variables), `embedded_state.py` (orphans
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -30,12 +31,15 @@ from tritonsched.errors import StartupError
 HOST: Final = "127.0.0.1"
 LAUNCH_SCRIPT: Final = Path(__file__).parent / "launch.py"
 LOG_NAME: Final = "triton.log"
-LOG_TAIL_BYTES: Final = 8192
-LOG_TAIL_LINES: Final = 12
+LOG_BYTES_MAX: Final = 256 * 1024  # of the log's end, searched for what went wrong
+LOG_LINES_MAX: Final = 12  # quoted in an error
+LOG_FAULT: Final = re.compile(r"^[EF]\d{4} |rror|unrecognized")
+POLL_S: Final = 0.01  # between two tries of an endpoint that is about to open
 PORT_ATTEMPTS_MAX: Final = 3  # a free port may be taken between our look and Triton's bind
 EXIT_TIMEOUT_S: Final = 10  # Triton's own bound for batches in flight at SIGTERM
 STOP_TIMEOUT_S: Final = EXIT_TIMEOUT_S + 10.0  # then SIGKILL; Triton unloads models after its bound
-PORT_TAKEN_TEXTS: Final = ("already in use", "Failed to bind", "failed to start")
+PORT_TAKEN_TEXT: Final = "already in use"
+ENDPOINTS: Final = ("http", "grpc", "metrics")
 
 ControlMode = Literal["none", "explicit", "poll"]
 
@@ -139,6 +143,8 @@ class EmbeddedTriton:
             raise EmbeddedTritonError(f"the embedded Triton runs already, as process {self.pid}")
         self._held.enter_context(state.locked(self.config.run_dir))
         self._is_stopped = False
+        config = self.config
+        self._ports = (config.http_port, config.grpc_port, config.metrics_port)
         try:
             await self._sweep_orphan()
             await self._start_process()
@@ -217,7 +223,7 @@ class EmbeddedTriton:
                 return
             await self._stop_process()
             is_last = attempt == PORT_ATTEMPTS_MAX or 0 not in wanted
-            if is_last or not any(text in fault for text in PORT_TAKEN_TEXTS):
+            if is_last or PORT_TAKEN_TEXT not in fault:
                 raise EmbeddedTritonError(fault)
 
     def _prepare(self) -> tuple[env.Installation, env.Backends]:
@@ -234,7 +240,6 @@ class EmbeddedTriton:
     def _arguments(
         self, repositories: list[Path], proof_model: str, backends: Path
     ) -> tuple[str, ...]:
-        http, grpc_, metrics = self._ports
         mode = "explicit" if self.config.models else self.config.control_mode
         loads = [*self.config.models, proof_model] if self.config.models else ["*"]
         return (
@@ -243,10 +248,8 @@ class EmbeddedTriton:
             *(f"--load-model={name}" for name in loads if mode == "explicit"),
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._state.token}-",
-            *(f"--{endpoint}-address={HOST}" for endpoint in ("http", "grpc", "metrics")),
-            f"--http-port={http}",
-            f"--grpc-port={grpc_}",
-            f"--metrics-port={metrics}",
+            *(f"--{endpoint}-address={HOST}" for endpoint in ENDPOINTS),
+            *(f"--{name}-port={port}" for name, port in zip(ENDPOINTS, self._ports, strict=True)),
             "--exit-on-error=false",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *self.config.extra_args,
@@ -299,14 +302,24 @@ class EmbeddedTriton:
         self.failed_models = await proof.failed_models(channel)
         if reason := self.failed_models.get(model):
             return self._with_log(f"Triton could not load its echo model '{model}': {reason}")
-        fault = await proof.prove(channel, model)
-        return proof.numpy_trap(fault, self.config.environment) if fault else ""
+        if fault := await proof.prove(channel, model):
+            return proof.numpy_trap(fault, self.config.environment)
+        # These open after gRPC; if their port is taken, Triton ends, and that is waited for too.
+        await self._answered(self.http_address, "/v2/health/live")
+        await self._answered(self.metrics_address, "/metrics")
+        return ""
+
+    async def _answered(self, address: str, path: str) -> None:
+        assert self._exit is not None
+        while not await proof.answers(address, path):
+            await asyncio.wait({self._exit}, timeout=POLL_S)
 
     def _with_log(self, fault: str) -> str:
         with self.log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join([f"{fault}; its last lines in {self.log_path}:", *lines])
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES_MAX))
+            lines = log.read().decode(errors="replace").splitlines()
+        telling = [line for line in lines if LOG_FAULT.search(line)] or lines
+        return "\n".join([f"{fault}; from {self.log_path}:", *telling[-LOG_LINES_MAX:]])
 
     async def _stop_process(self) -> None:
         if self._exit is None:
@@ -325,12 +338,21 @@ class EmbeddedTriton:
 
 
 def _fill_ports(wanted: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Free loopback ports in place of zeros; all different, as they are held together."""
+    """Free loopback ports in place of zeros; all different, as they are held together.
+
+    Raises EmbeddedTritonError if a wanted one is in use.
+    """
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in wanted]
-        for free in sockets:
-            free.bind((HOST, 0))
-        http, grpc_, metrics = (
-            port or free.getsockname()[1] for port, free in zip(wanted, sockets, strict=True)
-        )
+        for name, port, free in zip(ENDPOINTS, wanted, sockets, strict=True):
+            # As Triton itself does: connections of a server just killed must not block the port.
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                free.bind((HOST, port))
+            except OSError as exc:
+                raise EmbeddedTritonError(
+                    f"the embedded Triton's {name} port {port} cannot be had ({exc.strerror}); "
+                    "choose another, or 0 for any free one"
+                ) from exc
+        http, grpc_, metrics = (free.getsockname()[1] for free in sockets)
     return http, grpc_, metrics

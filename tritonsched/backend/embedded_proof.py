@@ -5,6 +5,7 @@ right shape and status OK; readiness probes do not see it. Endpoints open when l
 the repository index is final at the first answer.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 PROOF_ROWS: Final = 3
 PROOF_COLUMNS: Final = 257  # odd, so that a length rounded to a power of two shows
+STATUS_OK: Final = b"HTTP/1.1 200"
 CHANNEL_OPTIONS: Final = [
     # Triton needs seconds to load: grpc's default would wait up to that long between two tries.
     ("grpc.initial_reconnect_backoff_ms", 20),
@@ -93,3 +95,19 @@ async def prove(channel: grpc.aio.Channel, model: str) -> str:
         return fault_of(await stub.ModelInfer(proof_request(model)))
     except grpc.aio.AioRpcError as exc:
         return f"the echo model '{model}' failed ({exc.code().name}: {exc.details()})"
+
+
+async def answers(address: str, path: str) -> bool:
+    """Something at host:port answers GET path with 200. Never raises an OSError."""
+    host, _, port = address.rpartition(":")
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return await reader.read(len(STATUS_OK)) == STATUS_OK
+    except OSError:
+        return False
+    finally:
+        writer.close()
