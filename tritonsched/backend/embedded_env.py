@@ -62,7 +62,7 @@ def find_installation(environment: Path) -> Installation:
         libraries=packages / "nvidia_pytriton.libs",
         python_backend=wheel / "backends" / "python",
         stub=wheel / "python_backend_stubs" / version / "triton_python_backend_stub",
-        libpython_dirs=tuple(Path(libdir) for name in library if Path(libdir, name).exists()),
+        libpython_dirs=tuple(Path(libdir) for name in library if ".so" in name),
     )
     for path in (found.server, found.libraries, found.python_backend, found.stub):
         if not path.exists():
