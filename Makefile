@@ -65,5 +65,5 @@ $(TRITON_VENV)/.ready: deploy/triton/uv.lock deploy/triton/pyproject.toml $(UV)
 .run/.prepared: $(VENV)/.ready tritonsched/backend/prepare.py
 	@echo "[4/4] the models: weights of mlp, the emulated GPU"
 	@mkdir -p .run
-	@$(RUN)/python -m tritonsched.backend.prepare model_repository
+	@$(RUN)/python -m tritonsched.backend.prepare model_repository .run/build
 	@touch $@

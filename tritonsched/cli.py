@@ -6,12 +6,11 @@ Exit codes: 0 done, 1 a fault while running, 2 wrong use (options, policy file, 
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from tritonsched.bench.command import bench
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
@@ -24,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("bench")(bench)
 _stderr = Console(stderr=True, highlight=False)
 
 
@@ -32,7 +30,7 @@ def _env(name: str) -> str:
     return f"TRITONSCHED_{name}"
 
 
-def _port(name: str) -> typer.models.OptionInfo:
+def _port(name: str) -> Any:  # what typer.Option returns is for typer alone
     return typer.Option(envvar=_env(name), min=0, max=65535, help="0: any free port.")
 
 

@@ -4,8 +4,14 @@ Source: ModelConfig of the KServe v2 gRPC API with Triton's extensions; referenc
 in DESIGN.md ("Merging").
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+ACCURACY_KEY = "tritonsched_accuracy"
+DEVICE_KEY = "tritonsched_device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +43,86 @@ class ModelInfo:
     lone_reason: str = ""
     queue_delay_ns: int | None = None
     accuracy: float = 1.0
+
+
+def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs
+    """The parts of a model's configuration that count. version: as the client named it."""
+    return ModelInfo(
+        name=config.name,
+        version=version,
+        max_batch_size=config.max_batch_size,
+        inputs={tensor.name: _tensor(tensor, optional=tensor.optional) for tensor in config.input},
+        outputs={tensor.name: _tensor(tensor) for tensor in config.output},
+        devices=devices_of(config),
+        lone_reason=_lone_reason(config),
+        queue_delay_ns=_queue_delay_ns(config),
+        accuracy=_accuracy(config),
+    )
+
+
+def _tensor(tensor: Any, *, optional: bool = False) -> TensorInfo:
+    name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    datatype = "BYTES" if name == "STRING" else name
+    return TensorInfo(tensor.name, datatype, tuple(tensor.dims), optional=optional)
+
+
+def _lone_reason(config: Any) -> str:
+    checks = (
+        ("no-batching", config.max_batch_size <= 1),
+        ("decoupled", config.model_transaction_policy.decoupled),
+        ("sequence", config.HasField("sequence_batching")),
+        ("ensemble", config.HasField("ensemble_scheduling")),
+        ("response-cache", config.response_cache.enable),
+        ("batch-input", bool(config.batch_input)),
+        ("batch-output", bool(config.batch_output)),
+        ("shape-tensor", any(t.is_shape_tensor for t in (*config.input, *config.output))),
+        (
+            "format",
+            any(t.is_non_linear_format_io for t in (*config.input, *config.output)),
+        ),
+        ("ragged", any(t.allow_ragged_batch for t in config.input)),
+    )
+    return next((reason for reason, holds in checks if holds), "")
+
+
+def devices_of(config: Any) -> tuple[str, ...]:
+    """What the model's batches occupy: a GPU is shared by its models, a CPU instance is its own.
+
+    The parameter `tritonsched_device` (names, comma-separated) overrides both.
+    """
+    named = config.parameters[DEVICE_KEY].string_value if DEVICE_KEY in config.parameters else ""
+    given = [name.strip() for name in named.split(",") if name.strip()]
+    if given:
+        return _unique(given)
+    devices: list[str] = []
+    cpu = 0
+    for group in config.instance_group:
+        if group.gpus and group.kind != pb.ModelInstanceGroup.KIND_CPU:
+            devices += [f"gpu:{gpu}" for gpu in group.gpus]
+        else:
+            count = max(1, group.count)
+            devices += [f"cpu:{config.name}:{index}" for index in range(cpu, cpu + count)]
+            cpu += count
+    return _unique(devices) or (f"cpu:{config.name}:0",)
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _queue_delay_ns(config: Any) -> int | None:
+    if not config.HasField("dynamic_batching"):
+        return None
+    return int(config.dynamic_batching.max_queue_delay_microseconds) * 1_000
+
+
+def _accuracy(config: Any) -> float:
+    """In (0, 1]; a published percentage or a fraction. 1 if absent or senseless."""
+    if ACCURACY_KEY not in config.parameters:
+        return 1.0
+    try:
+        value = float(config.parameters[ACCURACY_KEY].string_value)
+    except ValueError:
+        return 1.0
+    fraction = value / 100.0 if value > 1.0 else value
+    return fraction if 0.0 < fraction <= 1.0 else 1.0

@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: Triton's two protocols. Read `service.py`, then one server and its codec."""

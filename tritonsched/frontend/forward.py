@@ -1,0 +1,44 @@
+"""Everything that is not an inference: passed to Triton as it came, on its own protocol.
+
+Rule: bytes in, bytes out. Two exceptions: loading and unloading a model invalidates what the
+sidecar knows of it, before and after; and readiness is Triton's word AND our own.
+"""
+
+import re
+
+from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.frontend.service import InferService
+from tritonsched.tensors import Buffer, HttpReply
+
+_REPOSITORY = re.compile(r"^/v2/repository/(?:[^/]+/)?models/([^/?]+)/(?:load|unload)(?:\?.*)?$")
+_READY = re.compile(r"^/v2/health/ready(?:\?.*)?$")
+_STREAM = re.compile(r"^/v2/models/[^/?]+(?:/versions/[0-9]+)?/generate(?:_stream)?(?:\?.*)?$")
+
+
+def is_stream(raw_path: str) -> bool:
+    """An answer that comes in pieces and must be passed on as it comes."""
+    return _STREAM.match(raw_path) is not None
+
+
+async def forward_http(
+    service: InferService,
+    upstream: HttpUpstream,
+    *,
+    method: str,
+    raw_path: str,
+    headers: tuple[tuple[str, str], ...],
+    body: Buffer,
+) -> HttpReply:
+    """A control call. Raises TritonUnavailable."""
+    repository = _REPOSITORY.match(raw_path)
+    if repository is None:
+        reply = await upstream.request(method, raw_path, headers, body)
+        if _READY.match(raw_path) and method == "GET" and not service.is_ready:
+            return HttpReply(400, "", reply.headers, b"")
+        return reply
+    model = repository.group(1)
+    await service.invalidate(model)
+    try:
+        return await upstream.request(method, raw_path, headers, body)
+    finally:
+        await service.invalidate(model)

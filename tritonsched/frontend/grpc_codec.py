@@ -1,0 +1,125 @@
+"""KServe v2 over gRPC: a message to an InferCall, a merged answer to a message. Rule: pure, never
+raises.
+
+| lone reason      | what is odd                                                        |
+|------------------|--------------------------------------------------------------------|
+| `undecodable`    | the message is not a ModelInferRequest                             |
+| `typed-contents` | tensors in the typed fields instead of raw_input_contents          |
+| `input-form`     | an input with parameters (shared memory), or not one raw each      |
+| `output-form`    | an output with parameters (classification, shared memory)          |
+| `parameter-form` | a parameter of a kind or name that is Triton's own                 |
+| `load-metrics`   | the ORCA metadata asks for metadata of Triton's                    |
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.tensors import (
+    DeadlineHints,
+    InferCall,
+    MergedReply,
+    ParameterValue,
+    Tensor,
+    Wire,
+)
+
+_KINDS = frozenset({"bool_param", "int64_param", "double_param", "string_param"})
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def decode(
+    message: bytes, metadata: Metadata, *, received_ns: int, remaining_ns: int | None
+) -> InferCall:
+    """The call, merge-clean or with the reason why it is not.
+
+    remaining_ns: what is left of the client's gRPC deadline; None if it has none.
+    """
+    texts = {key: value for key, value in metadata if isinstance(value, str)}
+    try:
+        request = pb.ModelInferRequest.FromString(message)
+    except DecodeError:
+        request = pb.ModelInferRequest()
+        lone = "undecodable"
+    else:
+        lone = _lone_reason(request, texts)
+    return InferCall(
+        wire=Wire.GRPC,
+        model=request.model_name,
+        version=request.model_version,
+        id=request.id,
+        received_ns=received_ns,
+        raw=message,
+        headers=metadata,
+        inputs=() if lone else _inputs(request),
+        outputs=() if lone else tuple(output.name for output in request.outputs),
+        parameters={} if lone else _parameters(request),
+        lone_reason=lone,
+        hints=DeadlineHints(
+            grpc_remaining_ns=remaining_ns,
+            header_ms=texts.get("x-request-deadline-ms"),
+            timeout_us=_timeout_us(request),
+            envoy_ms=texts.get("x-envoy-expected-rq-timeout-ms"),
+        ),
+        slo=texts.get("x-tritonsched-class"),
+        explain=texts.get("x-tritonsched-explain") == "1",
+    )
+
+
+def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
+    if "endpoint-load-metrics-format" in metadata:
+        return "load-metrics"
+    if any(tensor.HasField("contents") for tensor in request.inputs):
+        return "typed-contents"
+    if any(tensor.parameters for tensor in request.inputs):
+        return "input-form"
+    if not request.inputs or len(request.inputs) != len(request.raw_input_contents):
+        return "input-form"
+    if any(output.parameters for output in request.outputs):
+        return "output-form"
+    for name, parameter in request.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind not in _KINDS or name.startswith("triton_"):
+            return "parameter-form"
+    return ""
+
+
+def _inputs(request: Any) -> tuple[Tensor, ...]:
+    """raw_input_contents stand in the order of the request's inputs."""
+    return tuple(
+        Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), raw)
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    )
+
+
+def _parameters(request: Any) -> dict[str, ParameterValue]:
+    return {
+        name: getattr(parameter, parameter.WhichOneof("parameter_choice"))
+        for name, parameter in request.parameters.items()
+        if name != "timeout"
+    }
+
+
+def _timeout_us(request: Any) -> int | None:
+    """The v2 parameter `timeout`; of any other kind than int64 it is Triton's to judge."""
+    if "timeout" not in request.parameters:
+        return None
+    parameter = request.parameters["timeout"]
+    if parameter.WhichOneof("parameter_choice") != "int64_param":
+        return None
+    return int(parameter.int64_param)
+
+
+def encode(reply: MergedReply, call: InferCall) -> bytes:
+    """The message of a merged answer, with the client's own id."""
+    response = pb.ModelInferResponse(
+        model_name=reply.model, model_version=reply.version, id=call.id
+    )
+    for tensor in reply.outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(bytes(tensor.data))
+    message: bytes = response.SerializeToString()
+    return message

@@ -1,0 +1,21 @@
+"""What a server needs of the sidecar. Rule: frontends know this and nothing else of it."""
+
+from typing import Protocol
+
+from tritonsched.tensors import Answer, InferCall
+
+
+class InferService(Protocol):
+    """`proxy.service.Proxy` to a server."""
+
+    async def infer(self, call: InferCall) -> Answer:
+        """Answer one call. Raises a leaf of TritonschedError. If the caller is cancelled (the
+        client left), queued work is dropped.
+        """
+
+    async def invalidate(self, model: str) -> None:
+        """Triton is about to load or unload the model, or just did."""
+
+    @property
+    def is_ready(self) -> bool:
+        """The sidecar can serve; ANDed with Triton's own word."""

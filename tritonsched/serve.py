@@ -1,0 +1,334 @@
+"""The composition root: config → scheduler → backend → driver → servers; start, drain, stop.
+
+Rule: every object is built here and passed on; nothing is global, nothing registers itself on
+import.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvloop
+from rich.console import Console
+
+from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.backend.triton import TritonBackend
+from tritonsched.backend.upstream_grpc import GrpcUpstream
+from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.config.schema import PolicyFile
+from tritonsched.core.ledger import Ledger
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.variant import ServerState
+from tritonsched.errors import TritonschedError
+from tritonsched.frontend.admin_server import TRITON_METRICS_BYTES_MAX, AdminServer
+from tritonsched.frontend.grpc_server import GrpcServer
+from tritonsched.frontend.http_server import HttpServer
+from tritonsched.metrics import Metrics
+from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.feedback import ReplyLag
+from tritonsched.proxy.health import Health
+from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.service import Proxy
+from tritonsched.proxy.timer import TimerFd
+
+MIB = 1024 * 1024
+RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
+REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
+RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
+STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
+GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    triton_http: str | None
+    triton_grpc: str | None
+    triton_metrics: str | None
+    policy: PolicyFile
+    repository: Path
+    triton_env: Path
+    run_dir: Path
+    drain_s: float
+
+
+def run_serve(options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartupError if it cannot start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(options, Console(highlight=False)))
+
+
+async def _serve(options: ServeOptions, console: Console) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sidecar = Sidecar(options, say=lambda text: console.print(text, markup=False, soft_wrap=True))
+    try:
+        await _unless_stopped(sidecar.start(), stop)
+        if not stop.is_set():
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
+        await stop.wait()
+    finally:
+        await sidecar.stop()
+
+
+async def _unless_stopped(start: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Await `start`, but let a signal during a long start end it."""
+    starting = asyncio.ensure_future(start)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return
+    starting.result()
+
+
+class Sidecar:
+    """One running sidecar. say: tells the person at the terminal one line."""
+
+    def __init__(self, options: ServeOptions, *, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.ledger = Ledger()
+        self.metrics_registry = Metrics()
+        self._say = say
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._embedded: EmbeddedTriton | None = None
+        self._stopping = False
+        self._reply_lag = ReplyLag()
+        self._replies = 0
+
+    # -- start --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up, in order; returns when Triton serves or, if it is somebody else's, at
+        once.
+        """
+        policy = self.options.policy
+        http_address, grpc_address = await self._triton()
+        self._http = HttpUpstream(http_address)
+        await self._http.start()
+        self._stack.push_async_callback(self._http.close)
+        self._grpc = GrpcUpstream(grpc_address)
+        await self._grpc.start()
+        self._stack.push_async_callback(self._grpc.close)
+        pool_mib = policy.transport.pool_mib
+        self.backend = TritonBackend(
+            self._http,
+            self._grpc,
+            transport=policy.transport.mode,
+            pool_bytes=pool_mib * MIB if pool_mib else None,
+        )
+        self._stack.push_async_callback(self.backend.close)
+        self._build(policy)
+        self._spawn(self.health.run())
+        await self._listen()
+        if self._embedded is not None:
+            await self.health.wait_up()
+        self._announce()
+
+    async def _triton(self) -> tuple[str, str]:
+        """Addresses of the Triton to serve from: the given one, or an embedded one just started."""
+        options = self.options
+        if options.triton_http is not None and options.triton_grpc is not None:
+            self._metrics_address = options.triton_metrics
+            return options.triton_http, options.triton_grpc
+        self._say(f"starting the embedded Triton on {options.repository} …")
+        config = EmbeddedConfig(
+            repository=options.repository,
+            environment=options.triton_env,
+            run_dir=options.run_dir,
+        )
+        self._embedded = EmbeddedTriton(config)
+        self._stack.push_async_callback(self._embedded.stop)
+        await self._embedded.start()
+        self._metrics_address = options.triton_metrics or self._embedded.metrics_address
+        self._spawn(self._supervise(self._embedded))
+        return self._embedded.http_address, self._embedded.grpc_address
+
+    def _build(self, policy: PolicyFile) -> None:
+        self.scheduler = Scheduler(
+            POLICIES[policy.scheduler.policy](),
+            tuning=policy.tuning(),
+            observers=(self.ledger, self.metrics_registry),
+        )
+        self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
+        loop = asyncio.get_running_loop()
+        self.driver = Driver(
+            self.scheduler,
+            self.backend,
+            clock=time.monotonic_ns,
+            make_timer=lambda fired: TimerFd(loop, fired),
+            on_reply=self._replied,
+            on_lost=self._triton_lost,
+        )
+        self._stack.callback(self.driver.close)
+        self.health = Health(
+            ready=self.backend.ready, connect=self._connect, tell=self.driver.set_server
+        )
+        self.proxy = Proxy(
+            self.driver,
+            self.backend,
+            Intake(policy.slo_classes(), policy.class_of_model),
+            tensor_bytes_max=policy.limits.tensor_mib_max * MIB,
+            triton_is_up=lambda: self.health.is_up,
+            lost=self.health.lost,
+            on_lone=self.metrics_registry.lone,
+        )
+
+    async def _listen(self) -> None:
+        options = self.options
+        limit = options.policy.limits.request_mib_max * MIB
+        self.http_server = HttpServer(
+            self.proxy,
+            self._http,
+            host=options.host,
+            port=options.http_port,
+            request_bytes_max=limit,
+        )
+        self.grpc_server = GrpcServer(
+            self.proxy,
+            self._grpc,
+            host=options.host,
+            port=options.grpc_port,
+            request_bytes_max=limit,
+        )
+        self.admin_server = AdminServer(self, host=options.host, port=options.metrics_port)
+        for server in (self.http_server, self.grpc_server):
+            await server.start()
+            self._stack.push_async_callback(server.stop, STOP_GRACE_S)
+        await self.admin_server.start()
+        self._stack.push_async_callback(self.admin_server.stop)
+
+    async def _connect(self) -> None:
+        """A (new) Triton is up: shared memory, caches, round trip."""
+        await self.backend.connect()
+        self.proxy.reconnected()
+        rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
+        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
+        self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
+
+    def _announce(self) -> None:
+        shown = "127.0.0.1" if self.options.host == "0.0.0.0" else self.options.host  # noqa: S104
+        http = f"http://{shown}:{self.http_server.port}"
+        self._say(f"HTTP     {http}")
+        self._say(f"gRPC     {shown}:{self.grpc_server.port}")
+        self._say(f"metrics  http://{shown}:{self.admin_server.port}/metrics")
+        self._say("ready; try a request:")
+        self._say(f"  {example_request(http)}")
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    def _replied(self, lag_ns: int) -> None:
+        self._reply_lag.observe(lag_ns)
+        self._replies += 1
+        if self._replies % REPLIES_PER_RETUNE == 0:
+            tuning = self._reply_lag.tuned(self.scheduler.tuning)
+            if tuning is not None:
+                self.driver.retune(tuning)
+
+    def _triton_lost(self) -> None:
+        self.health.lost()
+
+    async def _supervise(self, embedded: EmbeddedTriton) -> None:
+        """Start the embedded Triton again, on the same ports, when it dies by itself."""
+        while not self._stopping:
+            code = await embedded.wait()
+            if self._stopping:
+                return
+            self._say(f"the embedded Triton ended with code {code}; starting it again")
+            self.health.lost()
+            try:
+                await embedded.restart()
+            except TritonschedError as error:
+                self._say(f"{error}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESTART_PAUSE_S):
+                        await asyncio.Event().wait()
+
+    # -- AdminView ----------------------------------------------------------------------------
+
+    def metrics(self) -> bytes:
+        backend = self.backend
+        self.metrics_registry.set_state(
+            ready=self.proxy.is_ready,
+            tensor_bytes=self.proxy.tensor_bytes,
+            queued=self.scheduler.queued(),
+        )
+        self.metrics_registry.set_backend(
+            transport=backend.transport_info.split()[0],
+            system=backend.batches_shm,
+            inline=backend.batches_inline,
+            fallbacks=backend.fallbacks,
+            malformed=backend.malformed,
+        )
+        return self.metrics_registry.render()
+
+    async def triton_metrics(self) -> bytes:
+        if self._metrics_address is None:
+            return b""
+        url = f"http://{self._metrics_address}/metrics"
+        timeout = aiohttp.ClientTimeout(total=2.0)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
+                return await reply.content.read(TRITON_METRICS_BYTES_MAX)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return b""
+
+    def why_not_ready(self) -> str:
+        if self.proxy.is_draining:
+            return "draining: the sidecar is shutting down"
+        return "" if self.health.is_up else "Triton is not answering"
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Refuse what is new, finish what was accepted, give everything back. Safe to call
+        early.
+        """
+        self._stopping = True
+        if hasattr(self, "proxy"):
+            self.proxy.is_draining = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.options.drain_s):
+                    await self.proxy.drained()
+                    await self.driver.drained()
+            self.health.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def example_request(http: str) -> str:
+    """A command that can be pasted: a picture in the package, classified by its raw bytes."""
+    picture = Path(__file__).parent / "data" / "pictures" / "cat.uint8"
+    return (
+        f"curl -s {http}/v2/models/classify_lite0/infer -H 'Inference-Header-Content-Length: 0' "
+        f"-H 'x-request-deadline-ms: 500' -H 'x-tritonsched-explain: 1' -i "
+        f"--data-binary @{picture} --output -"
+    )
