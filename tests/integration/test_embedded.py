@@ -194,6 +194,46 @@ async def test_a_killed_triton_is_noticed_and_comes_back_on_the_same_ports(
     np.testing.assert_array_equal(answer["OUTPUT"], np.ones((1, 3)))
 
 
+async def test_a_stop_gives_up_a_restart_under_way(
+    triton_factory: TritonFactory, echo_repository: Path
+) -> None:
+    """The supervisor's restart ends with an error it can read, and nothing runs afterwards."""
+    triton = await triton_factory(echo_repository)
+    token = token_of(triton)
+    os.kill(triton.pid, signal.SIGKILL)
+    await triton.wait()
+    restart = asyncio.create_task(triton.restart())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.shield(restart)
+    await triton.stop()
+    with pytest.raises(EmbeddedTritonError, match="stopped while restarting"):
+        await restart
+    assert not triton.is_running
+    assert state.processes_of(token) == []
+
+
+async def test_a_triton_that_does_not_come_up_in_time_is_ended(
+    triton_factory: TritonFactory, echo_repository: Path
+) -> None:
+    """The bound is named, and nothing stays behind."""
+    triton = await triton_factory(echo_repository, started=False, ready_timeout_s=0.001)
+    with pytest.raises(EmbeddedTritonError, match=r"not ready within 0\.001 s"):
+        await triton.start()
+    assert not triton.is_running
+    assert state.load_state(triton.config.run_dir) is None
+
+
+async def test_a_running_triton_is_not_started_twice(
+    triton_factory: TritonFactory, small_repository: Path
+) -> None:
+    """The second start is refused; the first goes on."""
+    triton = await triton_factory(small_repository)
+    with pytest.raises(EmbeddedTritonError, match="runs already"):
+        await triton.start()
+    assert triton.is_running
+
+
 async def test_regions_of_a_server_killed_with_its_stubs_are_removed(
     triton_factory: TritonFactory, echo_repository: Path
 ) -> None:
