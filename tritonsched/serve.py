@@ -43,7 +43,6 @@ MIB = 1024 * 1024
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
 REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
 RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
-STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
 
 
@@ -213,11 +212,9 @@ class Sidecar:
             request_bytes_max=limit,
         )
         self.admin_server = AdminServer(self, host=options.host, port=options.metrics_port)
-        for server in (self.http_server, self.grpc_server):
+        for server in (self.http_server, self.grpc_server, self.admin_server):
+            self._stack.push_async_callback(server.stop)
             await server.start()
-            self._stack.push_async_callback(server.stop, STOP_GRACE_S)
-        await self.admin_server.start()
-        self._stack.push_async_callback(self.admin_server.stop)
 
     async def _connect(self) -> None:
         """A (new) Triton is up: shared memory, caches, round trip."""

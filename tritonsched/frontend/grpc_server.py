@@ -22,6 +22,7 @@ from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
 
+STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
 STREAM_DRAIN_S = 30.0  # for Triton to finish a stream whose client has left
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _NOT_SERVING = b"\x08\x02"  # HealthCheckResponse(status=NOT_SERVING)
@@ -81,9 +82,9 @@ class GrpcServer:
             ) from error
         await self._server.start()
 
-    async def stop(self, grace_s: float) -> None:
-        """Stop listening, let handlers finish for `grace_s`, then close."""
-        await self._server.stop(grace_s)
+    async def stop(self) -> None:
+        """Stop listening, let handlers finish within the grace, then close."""
+        await self._server.stop(STOP_GRACE_S)
         for task in self._drains:
             task.cancel()
 

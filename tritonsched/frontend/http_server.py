@@ -20,6 +20,7 @@ from tritonsched.frontend.status import EXPLAIN, http_reply
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
 
 HEADER_BYTES_MAX = 16 * 1024
+STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
 KEEPALIVE_S = 3600.0  # Triton never idles a connection out; pooled clients would see resets
 _INFER = re.compile(r"^/v2/models/([^/?]+)(?:/versions/([0-9]+))?/infer(?:\?.*)?$")
 _METHOD_NOT_ALLOWED = HttpReply(
@@ -56,7 +57,7 @@ class HttpServer:
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,
         )
-        self._runner = web.ServerRunner(self._server)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=STOP_GRACE_S)
 
     @property
     def port(self) -> int:
@@ -74,9 +75,8 @@ class HttpServer:
                 "--http-port"
             ) from error
 
-    async def stop(self, grace_s: float) -> None:
-        """Stop listening, let handlers finish for `grace_s`, then close."""
-        self._runner.shutdown_timeout = grace_s  # type: ignore[attr-defined]  # set per stop
+    async def stop(self) -> None:
+        """Stop listening, let handlers finish within the grace, then close."""
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
