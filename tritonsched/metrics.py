@@ -28,6 +28,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 COUNTERS = {
     "requests_total": ("Requests by how they left.", ("model", "class", "outcome")),
     "refusals_total": ("Refused requests by reason.", ("model", "class", "reason")),
+    "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
 }
 GAUGES = {
@@ -113,6 +114,10 @@ class Metrics:
     def lone(self, model: str, reason: str) -> None:
         """A call goes alone."""
         self._count("lone_requests_total", model, reason)
+
+    def merge_failed(self, model: str) -> None:
+        """A merged batch failed and is taken apart."""
+        self._count("merge_failures_total", model)
 
     def set_state(self, *, ready: bool, tensor_bytes: int, queued: Mapping[str, int]) -> None:
         """What is read at scrape time. queued: requests waiting, by model."""

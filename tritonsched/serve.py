@@ -27,7 +27,7 @@ from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import ServerState
-from tritonsched.errors import TritonschedError
+from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.frontend.admin_server import TRITON_METRICS_BYTES_MAX, AdminServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
@@ -115,6 +115,7 @@ class Sidecar:
         self._stopping = False
         self._reply_lag = ReplyLag()
         self._replies = 0
+        self._told_apart: set[str] = set()
 
     # -- start --------------------------------------------------------------------------------
 
@@ -160,6 +161,10 @@ class Sidecar:
         self._embedded = EmbeddedTriton(config)
         self._stack.push_async_callback(self._embedded.stop)
         await self._embedded.start()
+        for note in self._embedded.notes:
+            self._say(note)
+        for model, reason in self._embedded.failed_models.items():
+            self._say(f"model '{model}' could not be loaded: {reason}")
         self._metrics_address = options.triton_metrics or self._embedded.metrics_address
         self._spawn(self._supervise(self._embedded))
         return self._embedded.http_address, self._embedded.grpc_address
@@ -179,6 +184,7 @@ class Sidecar:
             make_timer=lambda fired: TimerFd(loop, fired),
             on_reply=self._replied,
             on_lost=self._triton_lost,
+            on_taken_apart=self._taken_apart,
         )
         self._stack.callback(self.driver.close)
         self.health = Health(
@@ -242,6 +248,12 @@ class Sidecar:
             tuning = self._reply_lag.tuned(self.scheduler.tuning)
             if tuning is not None:
                 self.driver.retune(tuning)
+
+    def _taken_apart(self, model: str, error: BackendError) -> None:
+        self.metrics_registry.merge_failed(model)
+        if model not in self._told_apart:  # once a model: the metric has the rest
+            self._told_apart.add(model)
+            self._say(f"model '{model}': a merged batch failed and is sent one by one: {error}")
 
     def _triton_lost(self) -> None:
         self.health.lost()

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.integration.sidecars import running_sidecar
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.serve import Sidecar
 
 ROOT = Path(__file__).parents[2]
 MODEL_REPOSITORY = ROOT / "model_repository"
@@ -71,3 +73,12 @@ async def triton_factory(
         if triton.is_running:
             os.kill(triton.pid, signal.SIGKILL)  # a polite stop takes 3 s and has its own test
         await triton.stop()
+
+
+@pytest.fixture(scope="session")
+async def sidecar(
+    triton: EmbeddedTriton,
+) -> AsyncIterator[Sidecar]:
+    """A sidecar in front of the session's Triton, in this process: do not stop it."""
+    async with running_sidecar(triton) as started:
+        yield started

@@ -57,6 +57,7 @@ class Driver:
     clock: monotonic nanoseconds. make_timer: builds the one timer around the pump.
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_lost: Triton did not answer a batch.
+    on_taken_apart: a merged batch of this model failed and is sent one by one.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Driver:
         on_decisions: Listener | None = None,
         on_reply: Callable[[int], None] | None = None,
         on_lost: Callable[[], None] | None = None,
+        on_taken_apart: Callable[[str, errors.BackendError], None] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._backend = backend
@@ -78,6 +80,7 @@ class Driver:
         self._on_decisions = on_decisions
         self._on_reply = on_reply
         self._on_lost = on_lost
+        self._on_taken_apart = on_taken_apart
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
         self._pending: dict[int, _Pending] = {}
@@ -182,8 +185,10 @@ class Driver:
             self._fail_all(jobs, error)
             if self._on_lost is not None:
                 self._on_lost()
-        except errors.BackendError:
+        except errors.BackendError as error:
             completion = Completion(batch.id, ok=False, retried=True)
+            if self._on_taken_apart is not None:
+                self._on_taken_apart(batch.model, error)
         except Exception as error:
             self._fail_all(jobs, errors.TritonschedError(f"internal error: {error!r}"))
             raise
