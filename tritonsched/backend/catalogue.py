@@ -1,7 +1,21 @@
 """What Triton says of a model, reduced to what scheduling and merging need. Rule: pure.
 
-Source: ModelConfig of the KServe v2 gRPC API with Triton's extensions; reference rules for merging
-in DESIGN.md ("Merging").
+Why a model's calls can never share a batch (`ModelInfo.lone_reason`; the first that holds):
+
+| reason           | configuration                          | because                              |
+|------------------|----------------------------------------|--------------------------------------|
+| `no-batching`    | max_batch_size <= 1                    | the first dimension is data, or one  |
+| `decoupled`      | model_transaction_policy.decoupled     | any number of answers to a call      |
+| `sequence`       | sequence_batching                      | Triton refuses more than one row     |
+| `ensemble`       | ensemble_scheduling                    | its steps may be any of the others   |
+| `response-cache` | response_cache.enable                  | a joined call never hits the cache   |
+| `batch-input`    | batch_input                            | an input made from the whole batch   |
+| `batch-output`   | batch_output                           | outputs cut by the whole batch       |
+| `shape-tensor`   | is_shape_tensor                        | values, not rows, must agree         |
+| `format`         | is_non_linear_format_io                | rows do not lie one after the other  |
+| `ragged`         | allow_ragged_batch                     | rows of different lengths            |
+
+Source: ModelConfig of the KServe v2 gRPC API with Triton's extensions (model_config.proto).
 """
 
 from collections.abc import Iterable, Mapping
@@ -97,6 +111,8 @@ def devices_of(config: Any) -> tuple[str, ...]:
     devices: list[str] = []
     cpu = 0
     for group in config.instance_group:
+        if group.passive:
+            continue  # loaded, but never given a batch
         if group.gpus and group.kind != pb.ModelInstanceGroup.KIND_CPU:
             devices += [f"gpu:{gpu}" for gpu in group.gpus]
         else:

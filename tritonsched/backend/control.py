@@ -1,0 +1,82 @@
+"""The sidecar's own questions to Triton, over gRPC. Rule: one method a question, nothing kept.
+
+Source: KServe v2 gRPC protocol with Triton's model configuration and system shared-memory
+extensions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.backend import wire
+from tritonsched.backend.catalogue import ModelInfo, model_info
+from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
+from tritonsched.errors import BackendError
+
+RTT_SAMPLES = 20
+
+
+class Control:
+    """Every method raises TritonUnavailable, or BackendError with Triton's own text and code."""
+
+    def __init__(self, grpc: GrpcUpstream) -> None:
+        self._grpc = grpc
+
+    async def _ask(self, method: str, request: Any, answer: Any) -> Any:
+        reply = await self._grpc.unary(SERVICE + method, request.SerializeToString())
+        if reply.code != "OK":
+            raise BackendError(reply.details, grpc_code_name=reply.code)
+        return wire.parse(answer, reply.message)
+
+    async def is_ready(self) -> bool:
+        """Triton can serve; while any model is loading it cannot."""
+        request = pb.ServerReadyRequest()
+        return bool((await self._ask("ServerReady", request, pb.ServerReadyResponse)).ready)
+
+    async def rtt_ns(self, clock: Callable[[], int], samples: int = RTT_SAMPLES) -> int:
+        """Median round trip of an empty call, in ns. clock: monotonic nanoseconds."""
+        times = []
+        for _ in range(samples):
+            start_ns = clock()
+            await self._ask("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse)
+            times.append(clock() - start_ns)
+        return sorted(times)[samples // 2]
+
+    async def model_info(self, model: str, version: str) -> ModelInfo:
+        """A model's configuration; an empty version is the newest."""
+        request = pb.ModelConfigRequest(name=model, version=version)
+        reply = await self._ask("ModelConfig", request, pb.ModelConfigResponse)
+        return model_info(reply.config, version)
+
+    async def region_status(self) -> dict[str, int]:
+        """The system shared-memory regions that Triton knows: bytes by name."""
+        request = pb.SystemSharedMemoryStatusRequest()
+        answer = pb.SystemSharedMemoryStatusResponse
+        regions = (await self._ask("SystemSharedMemoryStatus", request, answer)).regions
+        return {name: int(region.byte_size) for name, region in sorted(regions.items())}
+
+    async def register_region(self, *, name: str, key: str, byte_size: int) -> None:
+        """Have Triton open a region; well too if it has it already.
+
+        Always from offset 0: 2.51 reads foreign memory with any other. Raises BackendError if it
+        cannot, say because it is on another host.
+        """
+        request = pb.SystemSharedMemoryRegisterRequest(
+            name=name, key=key, offset=0, byte_size=byte_size
+        )
+        answer = pb.SystemSharedMemoryRegisterResponse
+        try:
+            await self._ask("SystemSharedMemoryRegister", request, answer)
+        except BackendError as error:
+            if error.grpc_code_name != "ALREADY_EXISTS":
+                raise
+        if (await self.region_status()).get(name) != byte_size:
+            raise BackendError(f"Triton does not show region {name} after registering it")
+
+    async def unregister_region(self, name: str) -> None:
+        """Have Triton close a region. 2.51 refuses while a request uses it."""
+        assert name, "an empty name would unregister everybody's regions"
+        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        answer = pb.SystemSharedMemoryUnregisterResponse
+        await self._ask("SystemSharedMemoryUnregister", request, answer)
