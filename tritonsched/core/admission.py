@@ -24,7 +24,7 @@ def refusal(
     """
     if server is ServerState.AWAY:
         return RejectReason.TRITON_UNAVAILABLE
-    if server is ServerState.DRAINING:
+    if server is ServerState.DRAINING and not request.retry:  # what was accepted is finished
         return RejectReason.DRAINING
     if queued >= tuning.queue_requests_max:
         return RejectReason.QUEUE_FULL

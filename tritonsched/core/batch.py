@@ -1,6 +1,7 @@
 """Batches and decisions. Rule: a decision is a value; the driver carries it out, in order."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from tritonsched.core.request import RejectReason, Request
 
@@ -67,3 +68,19 @@ class Expire:
 
 
 Decision = Dispatch | Reject | Expire
+Summary = tuple[str | int | bool | tuple[int, ...] | None, ...]
+
+
+def summary(decision: Decision) -> Summary:
+    """A decision in one comparable line: what a decision log holds, live and simulated."""
+    match decision:
+        case Dispatch(batch):
+            members = tuple(request.id for request in batch.requests)
+            end_ns = batch.expected_end_ns
+            return ("dispatch", batch.id, batch.model, batch.device, members, end_ns, batch.probe)
+        case Reject(request, reason, retry_after_ns):
+            return ("reject", request.id, reason.value, retry_after_ns)
+        case Expire(request):
+            return ("expire", request.id)
+        case _:
+            assert_never(decision)

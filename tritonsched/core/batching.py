@@ -10,6 +10,8 @@ from tritonsched.core.policy import SchedulerView
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
 
+MISFITS_MAX = 64  # members passed over for their rows before a batch is called full
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -77,16 +79,20 @@ def finish_ns(
 def head_batch(
     queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
 ) -> tuple[Request, ...]:
-    """The largest prefix that still keeps the head's deadline: the slack rule of Clockwork and EDF.
+    """The largest prefix that still keeps its first deadline: the slack rule of Clockwork and EDF.
 
     Empty if the head cannot be in time on this device even by itself.
     """
     taken = prefix(queue, 1 if queue.alone else view.rows_cap(queue.model, device))
-    while taken:
-        if finish_ns(queue, view, device, start_ns, rows_of(taken)) <= queue.first_deadline_ns:
-            break
-        taken = taken[:-1]
-    return taken
+    # In due order the first member with a deadline has the earliest one.
+    timed = next((k for k, request in enumerate(taken) if request.has_deadline), len(taken))
+    rows = rows_of(taken)
+    for size in range(len(taken), 0, -1):
+        end_ns = finish_ns(queue, view, device, start_ns, rows)
+        if size <= timed or end_ns <= taken[timed].deadline_ns:
+            return taken[:size]
+        rows -= taken[size - 1].rows
+    return ()
 
 
 def densest(
@@ -94,25 +100,29 @@ def densest(
 ) -> Candidate | None:
     """The batch of the queue with the most utility per time; None if nobody can be in time.
 
-    Walks sizes downwards; heads that a size would make late are skipped at that size, so the walk
-    ends at the first size that skips nobody, and jumps to the next size that saves one more head.
+    Walks sizes downwards; members that a size would make late are skipped at that size, so the walk
+    ends at the first size that skips nobody, and jumps to the next size that saves one more and
+    could, filled with the most valuable members, beat the best one so far.
     Source: scheduling study 5, step B ("dens").
     """
     if queue.alone:
         return _first_alone(queue, view, device, start_ns)
     target = min(max(view.rows_cap(queue.model, device), queue.head.rows), queue.rows)
     best: Candidate | None = None
+    density = 0.0
     while target >= 1:
-        end = finish_ns(queue, view, device, start_ns, target)
-        taken, skipped = _in_time(queue, end, target)
-        if taken:
-            found = _candidate(queue, taken, view, device)
-            if best is None or found.density > best.density:
-                best = found
-        if skipped is None:
+        end_ns = finish_ns(queue, view, device, start_ns, target)
+        found = _candidate(queue, _filled(queue, end_ns, target), view, device)
+        if found is not None and found.density > density:
+            best, density = found, found.density
+        missed_ns = queue.last_missed_ns(end_ns)
+        if missed_ns is None:
             break
         target -= 1
-        while target and finish_ns(queue, view, device, start_ns, target) > skipped.deadline_ns:
+        while target and not (
+            finish_ns(queue, view, device, start_ns, target) <= missed_ns
+            and queue.weight_max * target > density * view.safe_ns(queue.model, device, target)
+        ):
             target -= 1
     return best
 
@@ -128,28 +138,25 @@ def _first_alone(
 
 def _candidate(
     queue: RequestQueue, taken: tuple[Request, ...], view: SchedulerView, device: str
-) -> Candidate:
+) -> Candidate | None:
+    if not taken:
+        return None
     safe = max(1, view.safe_ns(queue.model, device, rows_of(taken)))
     return Candidate(queue, taken, sum(request.weight for request in taken), safe)
 
 
-def _in_time(
-    queue: RequestQueue, end_ns: int, rows_max: int
-) -> tuple[tuple[Request, ...], Request | None]:
-    """Members that may finish at `end_ns`, best first, and the last one that had to be skipped."""
-    order: Iterable[Request] = queue
-    if not queue.has_one_weight:
-        order = sorted(queue, key=lambda r: (-r.weight, r.due_ns, r.id))
+def _filled(queue: RequestQueue, end_ns: int, rows_max: int) -> tuple[Request, ...]:
+    """Members that may finish at `end_ns`, best first, as many as fit into `rows_max`."""
     taken: list[Request] = []
-    rows = 0
-    skipped: Request | None = None
-    for request in order:
-        if request.deadline_ns < end_ns:
-            if skipped is None or request.deadline_ns > skipped.deadline_ns:
-                skipped = request
-        elif rows + request.rows <= rows_max:
+    rows = misfits = 0
+    for request in queue.in_time(end_ns):
+        if rows + request.rows <= rows_max:
             taken.append(request)
             rows += request.rows
-            if rows >= rows_max:
+            if rows == rows_max:
                 break
-    return tuple(taken), skipped
+        else:
+            misfits += 1
+            if misfits == MISFITS_MAX:
+                break
+    return tuple(taken)

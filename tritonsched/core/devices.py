@@ -64,6 +64,6 @@ class DeviceState:
         """
         end_ns = self._started_ns
         for batch in self.batches:
-            end_ns = max(end_ns, now) + exec_ns(batch)
+            end_ns = max(now, end_ns + exec_ns(batch))
         if self.batches:
             self.predicted_end_ns = end_ns

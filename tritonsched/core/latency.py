@@ -8,8 +8,11 @@ Real curves are flat, then linear, so the profile is a table by rows, not a fit 
 - a scale that follows drift of the whole table within a few batches (EWMA of log
   measured/expected);
 - a tracked quantile of measured/expected, the margin of every promise.
-A size's first samples count by their minimum: a model's first calls are often ten times slower
-(graph building, page faults) and would otherwise refuse everything that follows.
+What a first sample says is doubted, because a model's first calls, often the first of each batch
+size, are many times slower (graph building, autotuning, page faults) and would otherwise refuse
+everything that follows: of a size's first samples the least counts, until then it is taken for at
+most proportional to the next smaller size, and no size for slower than a larger one. One batch that
+is far off moves little (an overrun); three in a row are a new speed.
 O(1) a read (memoised), O(sizes) an observation.
 """
 
@@ -21,12 +24,14 @@ WARM_SAMPLES = 3  # first samples of a size, of which the least counts
 CELL_RATE = 0.1  # a cell's mean follows the last ~10 samples
 SCALE_RATE = 0.2  # the scale follows drift within ~15 batches (goal G6)
 RESIDUAL_MAX = 0.5  # one batch, however late, moves the scale by at most 10 %
+STREAK = 3  # batches in a row off by more than that, and on the same side: believe it
 QUANTILE = 0.98  # of batches, at most 2 % should outlast the promise
 QUANTILE_STEP = 0.04
 MARGIN_START = 0.05  # log ratio before anything is known: 5 %
 MARGIN_MAX = math.log(3.0)
 STALE_NS = 1_000_000_000  # unmeasured this long, a profile is no reason to refuse an idle device
 FINE_ROWS = 64  # sizes up to here have a cell each; above, 16 cells an octave keep the table small
+EXEC_NS_MIN = 1_000  # shorter times are noise of the clock
 
 
 def cell_of(rows: int) -> int:
@@ -43,17 +48,24 @@ class LatencyProfile:
     table: measured nanoseconds by rows to start from; empty means nothing is known.
     """
 
-    __slots__ = ("_cells", "_counts", "_last_ns", "_margin", "_memo", "_scale", "_sizes", "samples")
+    __slots__ = (
+        "_cells", "_counts", "_last_ns", "_margin", "_memo", "_scale", "_sizes", "_smooth",
+        "_streak", "_trusted", "samples",
+    )  # fmt: skip
 
     def __init__(self, table: dict[int, int] | None = None) -> None:
-        self._cells: dict[int, float] = {cell_of(r): float(ns) for r, ns in (table or {}).items()}
-        self._counts: dict[int, int] = dict.fromkeys(self._cells, PROVEN_SAMPLES)
+        self._cells = {cell_of(r): float(max(ns, EXEC_NS_MIN)) for r, ns in (table or {}).items()}
+        self._counts = dict.fromkeys(self._cells, PROVEN_SAMPLES)
         self._sizes = sorted(self._cells)
+        self._trusted = max(self._sizes, default=0)  # largest size with WARM_SAMPLES
         self._scale = 0.0
         self._margin = MARGIN_START
+        self._streak = 0  # signed: batches in a row that were far too slow (or fast)
         self._memo: dict[int, int] = {}
         self._last_ns = -STALE_NS
         self.samples = PROVEN_SAMPLES if self._cells else 0
+        self._smooth: list[float] = []
+        self._smoothen()
 
     @property
     def is_proven(self) -> bool:
@@ -88,43 +100,69 @@ class LatencyProfile:
         return int(self.exec_ns(rows) * math.exp(self._margin))
 
     def observe(self, *, rows: int, exec_ns: int, now: int) -> None:
-        """Learn that a batch of `rows` took `exec_ns`. Times under 1 µs count as 1 µs."""
-        measured = float(max(exec_ns, 1_000))
-        expected = float(self.exec_ns(rows))
+        """Learn that a batch of `rows` took `exec_ns`."""
+        measured = float(max(exec_ns, EXEC_NS_MIN))
         self._last_ns = now
         self.samples += 1
-        if self.is_proven and rows <= self.rows_known:  # extrapolated times are no evidence
-            self._follow(math.log(measured / expected))
+        if self.is_proven and rows <= self._trusted:  # extrapolated times are no evidence
+            measured = self._follow(measured, float(max(self.exec_ns(rows), 1)))
         self._learn(cell_of(rows), measured / math.exp(self._scale))
+        self._smoothen()
         self._memo.clear()
 
-    def _follow(self, residual: float) -> None:
-        """Move scale and margin. The margin is a stochastic quantile: up by p, down by 1 - p."""
-        self._scale += SCALE_RATE * max(-RESIDUAL_MAX, min(RESIDUAL_MAX, residual))
+    def _follow(self, measured: float, expected: float) -> float:
+        """Move scale and margin; returns the measured time as far as it is believed.
+
+        The margin is a stochastic quantile: up by p, down by 1 - p.
+        """
+        residual = math.log(measured / expected)
+        believed = max(-RESIDUAL_MAX, min(RESIDUAL_MAX, residual))
+        sign = (residual > RESIDUAL_MAX) - (residual < -RESIDUAL_MAX)
+        self._streak = self._streak + sign if sign * self._streak >= 0 and sign else sign
+        if abs(self._streak) >= STREAK:
+            self._streak = 0
+            self._scale += residual
+            return measured
+        self._scale += SCALE_RATE * believed
         step = QUANTILE if residual > self._margin else QUANTILE - 1.0
         self._margin = min(MARGIN_MAX, max(0.0, self._margin + QUANTILE_STEP * step))
+        return expected * math.exp(believed)
 
     def _learn(self, cell: int, value: float) -> None:
-        count = self._counts.get(cell, 0)
-        self._counts[cell] = count + 1
-        if count == 0:
+        count = self._counts.get(cell, 0) + 1
+        self._counts[cell] = count
+        if count >= WARM_SAMPLES:
+            self._trusted = max(self._trusted, cell)
+        if count == 1:
             insort(self._sizes, cell)
             self._cells[cell] = value
-        elif count < WARM_SAMPLES:
+        elif count <= WARM_SAMPLES:
             self._cells[cell] = min(self._cells[cell], value)
         else:
             self._cells[cell] += CELL_RATE * (value - self._cells[cell])
 
+    def _smoothen(self) -> None:
+        """The table as it is read: doubtful cells bounded from below, every cell from above."""
+        smooth: list[float] = []
+        for index, size in enumerate(self._sizes):
+            value = self._cells[size]
+            if index and self._counts[size] < WARM_SAMPLES:
+                value = min(value, smooth[-1] * size / self._sizes[index - 1])
+            smooth.append(value)
+        for index in range(len(smooth) - 2, -1, -1):
+            smooth[index] = min(smooth[index], smooth[index + 1])
+        self._smooth = smooth
+
     def _interpolate(self, rows: int) -> float:
-        sizes = self._sizes
+        sizes, smooth = self._sizes, self._smooth
         if not sizes:
             return 0.0
         index = bisect_left(sizes, rows)
         if index == len(sizes):
-            return self._cells[sizes[-1]] * rows / sizes[-1]
+            return smooth[-1] * rows / sizes[-1]
         high = sizes[index]
         if high == rows or index == 0:
-            return self._cells[high]
+            return smooth[index]
         low = sizes[index - 1]
         share = (rows - low) / (high - low)
-        return self._cells[low] + share * (self._cells[high] - self._cells[low])
+        return smooth[index - 1] + share * (smooth[index] - smooth[index - 1])

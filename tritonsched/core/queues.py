@@ -1,12 +1,15 @@
 """Deadline-ordered queues, one per (model, signature). Rule: order is (due, id); ties never random.
 
-A sorted list under `bisect`: push and remove cost a binary search and a memory move of at most
-`queue_requests_max` pointers (about 1 µs at 4096), and unlike a heap it can be read in order
-without popping, which is what batch forming does all the time.
+A queue keeps its members in lanes, one per (weight, has a deadline), each a sorted list under
+`bisect`: push and remove cost a binary search and a memory move of at most `queue_requests_max`
+pointers (about 1 µs at 4096), and unlike a heap it can be read in order without popping, which is
+what batch forming does all the time. Lanes make "who would be late" one binary search each and
+"most valuable first" free. There are as many as the policy file has weights, times two.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from heapq import merge
 
 from tritonsched.core.request import NEVER_NS, Request
 
@@ -17,29 +20,38 @@ def _entry(request: Request) -> Entry:
     return (request.due_ns, request.id, request)
 
 
+def _in_order(lanes: Sequence[list[Entry]]) -> Iterator[Request]:
+    """Members of the lanes by (due, id), read as far as the caller goes."""
+    entries = lanes[0] if len(lanes) == 1 else merge(*lanes)
+    return (entry[2] for entry in entries)
+
+
 class RequestQueue:
     """Requests of one model that may share a batch, earliest due first.
 
     alone: members never share a batch. rows: sum over the members. deadlines: members that have
-    one.
+    one. rows_widest: rows of the widest member since the queue was last empty.
     """
 
-    __slots__ = ("_entries", "_weights", "alone", "deadlines", "model", "rows", "signature")
+    __slots__ = (
+        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "signature", "size",
+    )  # fmt: skip
 
     def __init__(self, model: str, signature: int, *, alone: bool) -> None:
         self.model = model
         self.signature = signature
         self.alone = alone
         self.rows = 0
+        self.rows_widest = 0
+        self.size = 0
         self.deadlines = 0
-        self._entries: list[Entry] = []
-        self._weights: dict[float, int] = {}
+        self._lanes: dict[tuple[float, bool], list[Entry]] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self.size
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry[2] for entry in self._entries)
+        return _in_order([*self._lanes.values()])
 
     def __repr__(self) -> str:
         kind = "alone" if self.alone else f"signature {self.signature}"
@@ -48,46 +60,75 @@ class RequestQueue:
     @property
     def head(self) -> Request:
         """The request due first; the queue must not be empty."""
-        return self._entries[0][2]
+        return min(lane[0] for lane in self._lanes.values())[2]
 
     @property
     def first_deadline_ns(self) -> int:
         """The earliest deadline among the members; NEVER_NS if none has one."""
-        if not self.deadlines:
-            return NEVER_NS
-        return next(entry[2].deadline_ns for entry in self._entries if entry[2].has_deadline)
+        firsts = (lane[0][0] for (_, timed), lane in self._lanes.items() if timed)
+        return min(firsts, default=NEVER_NS)
 
     @property
-    def has_one_weight(self) -> bool:
-        """All members are worth the same: deadline order is value order."""
-        return len(self._weights) <= 1
+    def weight_max(self) -> float:
+        """What its most valuable member is worth."""
+        return max(weight for weight, _ in self._lanes)
+
+    def with_deadline(self) -> Iterator[Request]:
+        """Members that have a deadline, earliest first."""
+        return _in_order([lane for (_, timed), lane in self._lanes.items() if timed] or [[]])
+
+    def without_deadline(self) -> Iterator[Request]:
+        """Members that have none, oldest first."""
+        return _in_order([lane for (_, timed), lane in self._lanes.items() if not timed] or [[]])
+
+    def in_time(self, end_ns: int) -> Iterator[Request]:
+        """Members that may finish at `end_ns`: the most valuable first, then the earliest due."""
+        lanes = self._lanes
+        for weight in sorted({weight for weight, _ in lanes}, reverse=True):
+            timed, patient = lanes.get((weight, True), []), lanes.get((weight, False), [])
+            late = bisect_left(timed, (end_ns,))
+            yield from _in_order([timed[late:] if late else timed, patient])
+
+    def last_missed_ns(self, end_ns: int) -> int | None:
+        """The latest deadline before `end_ns`; None if finishing then is in time for everybody."""
+        missed = None
+        for (_, timed), lane in self._lanes.items():
+            late = bisect_left(lane, (end_ns,)) if timed else 0
+            if late and (missed is None or lane[late - 1][0] > missed):
+                missed = lane[late - 1][0]
+        return missed
 
     def push(self, request: Request) -> None:
-        insort(self._entries, _entry(request))
+        lane = self._lanes.setdefault((request.weight, request.has_deadline), [])
+        insort(lane, _entry(request))
+        self.size += 1
         self.rows += request.rows
+        self.rows_widest = max(self.rows_widest, request.rows)
         self.deadlines += request.has_deadline
-        self._weights[request.weight] = self._weights.get(request.weight, 0) + 1
 
     def remove(self, request: Request) -> None:
         """Take one member out; it must be in the queue."""
-        index = bisect_left(self._entries, _entry(request)[:2], key=lambda entry: entry[:2])
-        assert self._entries[index][1] == request.id, f"{request.id} is not in {self!r}"
-        del self._entries[index]
+        key = (request.weight, request.has_deadline)
+        lane = self._lanes[key]
+        index = bisect_left(lane, (request.due_ns, request.id))
+        assert lane[index][1] == request.id, f"{request.id} is not in {self!r}"
+        del lane[index]
+        if not lane:
+            del self._lanes[key]
+        self.size -= 1
         self.rows -= request.rows
         self.deadlines -= request.has_deadline
-        self._weights[request.weight] -= 1
-        if not self._weights[request.weight]:
-            del self._weights[request.weight]
 
 
 class QueueSet:
     """All queues, and the index by request id that cancellation needs. Empty queues are dropped."""
 
-    __slots__ = ("_by_id", "_by_model")
+    __slots__ = ("_by_id", "_by_model", "_counts")
 
     def __init__(self) -> None:
         self._by_model: dict[str, dict[tuple[int, bool], RequestQueue]] = {}
         self._by_id: dict[int, Request] = {}
+        self._counts: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -95,17 +136,17 @@ class QueueSet:
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._by_id
 
-    def of_model(self, model: str) -> list[RequestQueue]:
-        """The model's non-empty queues, oldest queue first."""
-        return list(self._by_model.get(model, {}).values())
-
     def __iter__(self) -> Iterator[RequestQueue]:
         for queues in list(self._by_model.values()):
             yield from list(queues.values())
 
+    def of_model(self, model: str) -> list[RequestQueue]:
+        """The model's non-empty queues, oldest queue first."""
+        return list(self._by_model.get(model, {}).values())
+
     def requests_of(self, model: str) -> int:
         """How many requests wait for the model."""
-        return sum(map(len, self._by_model.get(model, {}).values()))
+        return self._counts.get(model, 0)
 
     def push(self, request: Request) -> None:
         assert request.id not in self._by_id, f"request {request.id} is queued already"
@@ -116,6 +157,7 @@ class QueueSet:
             queue = queues[key] = RequestQueue(request.model, key[0], alone=request.alone)
         queue.push(request)
         self._by_id[request.id] = request
+        self._counts[request.model] = self._counts.get(request.model, 0) + 1
 
     def pop(self, request_id: int) -> Request | None:
         """Remove and return the request; None if it is not queued."""
@@ -125,8 +167,10 @@ class QueueSet:
         queues = self._by_model[request.model]
         key = (0 if request.alone else request.signature, request.alone)
         queues[key].remove(request)
+        self._counts[request.model] -= 1
         if not len(queues[key]):
             del queues[key]
             if not queues:
                 del self._by_model[request.model]
+                del self._counts[request.model]
         return request

@@ -60,6 +60,7 @@ class Request:
     rows: leading dimension, >= 1.
     deadline_ns: absolute; NEVER_NS for none.
     alone: it must be a batch of its own (not mergeable, or the second try of a failed merge).
+    retry: it is that second try: counted as submitted and accepted already.
     """
 
     id: int
@@ -71,12 +72,15 @@ class Request:
     deadline_ns: int = NEVER_NS
     weight: float = 1.0
     alone: bool = False
+    retry: bool = False
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"request {self.id}: {self.rows} rows; at least 1 is needed")
         if not self.weight > 0:
             raise ValueError(f"request {self.id}: weight must be > 0")
+        if self.retry and not self.alone:
+            raise ValueError(f"request {self.id}: a retry is to be alone")
 
     @property
     def has_deadline(self) -> bool:

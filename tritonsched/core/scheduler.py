@@ -38,7 +38,7 @@ from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Observer
 from tritonsched.core.policy import Choice, Hold, Policy
 from tritonsched.core.queues import QueueSet, RequestQueue
-from tritonsched.core.request import Outcome, RejectReason, Request
+from tritonsched.core.request import NEVER_NS, Outcome, RejectReason, Request
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
@@ -92,7 +92,7 @@ class Scheduler:
     def drop_model(self, model: str, now: int) -> None:
         """Triton no longer serves the model; its times are forgotten with it.
 
-        Requests still queued for it stay until the driver cancels them.
+        What is queued for it is refused by the next `decide`.
         """
         self._advance(now)
         variant = self._variants.pop(model, None)
@@ -110,8 +110,9 @@ class Scheduler:
         if request.model not in self._variants:
             raise KeyError(f"model {request.model!r} has no variant; call set_variant first")
         self._arrived.append(request)
-        for observer in self._observers:
-            observer.on_submit(request, now)
+        if not request.retry:
+            for observer in self._observers:
+                observer.on_submit(request, now)
 
     def complete(self, completion: Completion, now: int) -> None:
         """A batch came back. An unknown id is an error of the driver."""
@@ -122,11 +123,12 @@ class Scheduler:
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None:
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
-            self._devices[batch.device].predict(self._exec_ns, now)
             for observer in self._observers:
                 observer.on_complete(batch, measured_ns=measured_ns, now=now)
-        if not completion.retried:
-            for request in batch.requests:
+        self._devices[batch.device].predict(self._exec_ns, now)
+        for request in batch.requests:
+            # One whose client left is not submitted again, so this is its end.
+            if not completion.retried or request.id in self._abandoned:
                 self._leave(request, self._outcome(request, completion, now), now)
         self._abandoned.difference_update(request.id for request in batch.requests)
 
@@ -171,16 +173,17 @@ class Scheduler:
         return decisions
 
     def next_wakeup(self) -> int | None:
-        """When something changes by itself: a batch nears its end, a head turns hopeless, a hold
+        """When something changes by itself: a batch nears its end, a member turns hopeless, a hold
         ends.
         """
         times = [*self._held_until.values()]
         for queue in self._queues:
-            if queue.deadlines:
+            devices = self._devices_of(queue.model)
+            if queue.deadlines and devices:
                 times.append(self._hopeless_at(queue))
             times += [
                 device.predicted_end_ns - self.tuning.lead_ns
-                for device in map(self._devices.__getitem__, self._variants[queue.model].devices)
+                for device in devices
                 if len(device.batches) == 1
             ]
         coming = [time for time in times if time > self._now]
@@ -189,36 +192,56 @@ class Scheduler:
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
         for request in arrived:
-            reason = refusal(
-                request,
-                queued=self._queues.requests_of(request.model),
-                earliest_finish_ns=self._earliest_finish_ns(request, now),
-                tuning=self.tuning,
-                server=self.server,
-            )
+            reason = self._refusal(request, now)
+            if reason is RejectReason.DEADLINE_UNREACHABLE:
+                device = self._probed(request, now)
+                if device is not None:
+                    self._send(request.model, (request,), device, now, decisions)
+                    continue
             if reason is None:
                 self._queues.push(request)
-            elif reason is RejectReason.DEADLINE_UNREACHABLE and self._probes(request, now):
-                self._send(request.model, (request,), self._probe_device(request), now, decisions)
             else:
                 self._reject(request, reason, now, decisions)
 
+    def _refusal(self, request: Request, now: int) -> RejectReason | None:
+        if request.model not in self._variants:
+            return RejectReason.TRITON_UNAVAILABLE
+        return refusal(
+            request,
+            queued=self._queues.requests_of(request.model),
+            earliest_finish_ns=self._earliest_finish_ns(request.model, request.rows, now),
+            tuning=self.tuning,
+            server=self.server,
+        )
+
     def _prune(self, now: int, decisions: list[Decision]) -> None:
-        """Refuse heads that can no longer be in time; all of the queue if Triton is away."""
+        """Refuse who can no longer be in time; all of a queue if nothing serves it."""
         for queue in self._queues:
-            while len(queue):
-                head = queue.head
-                away = self.server is ServerState.AWAY
-                if not away and not is_hopeless(head, self._earliest_finish_ns(head, now)):
-                    break
-                self._queues.pop(head.id)
-                if head.deadline_ns < now:
-                    decisions.append(Expire(head))
-                    self._leave(head, Outcome.EXPIRED, now)
+            served = self.server is not ServerState.AWAY and queue.model in self._variants
+            reason = RejectReason.TRITON_UNAVAILABLE
+            if served:
+                reason = RejectReason.DEADLINE_UNREACHABLE
+            for request in self._hopeless(queue, now) if served else list(queue):
+                self._queues.pop(request.id)
+                if request.deadline_ns < now:
+                    decisions.append(Expire(request))
+                    self._leave(request, Outcome.EXPIRED, now)
                 else:
-                    reason = RejectReason.DEADLINE_UNREACHABLE
-                    reason = RejectReason.TRITON_UNAVAILABLE if away else reason
-                    self._reject(head, reason, now, decisions)
+                    self._reject(request, reason, now, decisions)
+
+    def _hopeless(self, queue: RequestQueue, now: int) -> list[Request]:
+        """Members that would be late even alone and next. Reads no further than the first one whom
+        even the widest member's time would leave in time.
+        """
+        found: list[Request] = []
+        widest_ns = self._earliest_finish_ns(queue.model, queue.rows_widest, now)
+        if queue.first_deadline_ns < widest_ns:
+            for request in queue.with_deadline():
+                if request.deadline_ns >= widest_ns:
+                    break
+                if is_hopeless(request, self._earliest_finish_ns(queue.model, request.rows, now)):
+                    found.append(request)
+        return found
 
     def _fill(self, device: DeviceState, now: int, decisions: list[Decision]) -> None:
         """Give the device its next batch, if it has room: idle, or one batch that is nearly
@@ -298,31 +321,40 @@ class Scheduler:
         profile = self._profiles.get((batch.model, batch.device))
         return profile.exec_ns(batch.rows) if profile else batch.expected_ns
 
-    def _earliest_finish_ns(self, request: Request, now: int) -> int:
+    def _devices_of(self, model: str) -> list[DeviceState]:
+        """Devices that can run the model; none if Triton does not serve it (any more)."""
+        variant = self._variants.get(model)
+        return [self._devices[name] for name in variant.devices] if variant else []
+
+    def _earliest_finish_ns(self, model: str, rows: int, now: int) -> int:
         """When its answer would be written if it ran alone and next, on its best device."""
         return self.tuning.reply_ns + min(
-            self._devices[name].available_ns(now, self.tuning.rtt_ns)
-            + self._profiles[request.model, name].safe_ns(request.rows)
-            for name in self._variants[request.model].devices
+            device.available_ns(now, self.tuning.rtt_ns)
+            + self._profiles[model, device.name].safe_ns(rows)
+            for device in self._devices_of(model)
         )
 
     def _hopeless_at(self, queue: RequestQueue) -> int:
         """When the first member with a deadline turns hopeless just by waiting."""
-        first = next(request for request in queue if request.has_deadline)
-        safe = min(
-            self._profiles[queue.model, name].safe_ns(first.rows)
-            for name in self._variants[queue.model].devices
-        )
-        return first.deadline_ns - self.tuning.reply_ns - self.tuning.rtt_ns - safe + 1
+        profiles = [self._profiles[queue.model, d.name] for d in self._devices_of(queue.model)]
+        fixed_ns = self.tuning.reply_ns + self.tuning.rtt_ns - 1
+        widest_ns = min(profile.safe_ns(queue.rows_widest) for profile in profiles)
+        first = NEVER_NS
+        for request in queue.with_deadline():
+            if first <= request.deadline_ns - fixed_ns - widest_ns:
+                break
+            safe_ns = min(profile.safe_ns(request.rows) for profile in profiles)
+            first = min(first, request.deadline_ns - fixed_ns - safe_ns)
+        return first
 
-    def _probes(self, request: Request, now: int) -> bool:
-        """A refusal would rest on old news: the device idles and was not measured for a while."""
-        device = self._probe_device(request)
-        profile = self._profiles[request.model, device.name]
-        return request.deadline_ns > now and not device.batches and profile.is_stale(now)
-
-    def _probe_device(self, request: Request) -> DeviceState:
-        return self._devices[self._variants[request.model].devices[0]]
+    def _probed(self, request: Request, now: int) -> DeviceState | None:
+        """An idle device on which a refusal would rest on old news: not measured for a while."""
+        if request.deadline_ns < now + self.tuning.rtt_ns + self.tuning.reply_ns:
+            return None
+        for device in self._devices_of(request.model):
+            if not device.batches and self._profiles[request.model, device.name].is_stale(now):
+                return device
+        return None
 
     def _reject(
         self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]

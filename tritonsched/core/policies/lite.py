@@ -20,43 +20,37 @@ STARVED_EVERY = 8  # an eighth of the choices at most goes to the overdue: it bo
 
 
 class Lite:
-    """The default rule. State: a counter for the share of the overdue."""
+    """The default rule. State: choices since the overdue had their turn, by device."""
 
     name = "lite"
     keeps_deadlines = True
 
     def __init__(self) -> None:
-        self._since_overdue = 0
+        self._since_overdue: dict[str, int] = {}
 
     def choose(
-        self,
-        view: SchedulerView,
-        device: str,
-        *,
-        start_ns: int,
-        now: int,
+        self, view: SchedulerView, device: str, *, start_ns: int, now: int
     ) -> Choice | Hold | None:
         queues = view.queues(device)
         if not queues:
             return None
-        return (
-            _everything_fits(queues, view, device, start_ns)
-            or _all_patient(queues, view, device)
-            or self._overdue(queues, view, device, start_ns)
-            or _least_regret(queues, view, device, start_ns)
-        )
+        choice = _everything_fits(queues, view, device, start_ns)
+        choice = choice or _all_patient(queues, view, device)
+        return choice or self._lossy(queues, view, device, start_ns)
 
-    def _overdue(
+    def _lossy(
         self, queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
     ) -> Choice | None:
-        self._since_overdue += 1
-        if self._since_overdue < STARVED_EVERY:
-            return None
-        late = [q for q in queues if not q.head.has_deadline and q.head.due_ns < start_ns]
-        if not late:
-            return None
-        self._since_overdue = 0
-        return _patient(min(late, key=_due), view, device)
+        """Step B, in its turn the most overdue queue. Only what is chosen counts as a turn."""
+        since = self._since_overdue.get(device, 0) + 1
+        choice = _overdue(queues, view, device, start_ns) if since >= STARVED_EVERY else None
+        if choice is not None:
+            since = 0
+        else:
+            choice = _least_regret(queues, view, device, start_ns)
+        if choice is not None:
+            self._since_overdue[device] = since
+        return choice
 
 
 def _everything_fits(
@@ -68,8 +62,7 @@ def _everything_fits(
         if len(queue) > 1 and (queue.alone or queue.rows > view.rows_cap(queue.model, device)):
             return None
         safe = view.safe_ns(queue.model, device, queue.rows)
-        due = min(queue.head.due_ns, queue.first_deadline_ns)
-        plan.append((due - safe, index, safe, queue))
+        plan.append((queue.head.due_ns - safe, index, safe, queue))
     plan.sort()
     time_ns = start_ns
     for _, _, safe, queue in plan:
@@ -89,7 +82,14 @@ def _all_patient(queues: Sequence[RequestQueue], view: SchedulerView, device: st
 
 def _patient(queue: RequestQueue, view: SchedulerView, device: str) -> Choice:
     cap = 1 if queue.alone else view.rows_cap(queue.model, device)
-    return Choice(queue, prefix((r for r in queue if not r.has_deadline), cap))
+    return Choice(queue, prefix(queue.without_deadline(), cap))
+
+
+def _overdue(
+    queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
+) -> Choice | None:
+    late = [q for q in queues if not q.head.has_deadline and q.head.due_ns < start_ns]
+    return _patient(min(late, key=_due), view, device) if late else None
 
 
 def _due(queue: RequestQueue) -> tuple[int, int]:
