@@ -42,6 +42,10 @@ from tritonsched.proxy.timer import TimerFd
 MIB = 1024 * 1024
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
 REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
+TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that it is not there
+LINGER_S = (
+    0.5  # after the last answer: requests already on the wire are told `draining`, not cut off
+)
 RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
 
@@ -142,8 +146,13 @@ class Sidecar:
         self._build(policy)
         self._spawn(self.health.run())
         await self._listen()
-        if self._embedded is not None:
-            await self.health.wait_up()
+        try:
+            async with asyncio.timeout(None if self._embedded else TRITON_WAIT_S):
+                await self.health.wait_up()
+        except TimeoutError:
+            self._say(
+                f"Triton at {grpc_address} does not answer yet; requests get 503 until it does"
+            )
         self._announce()
 
     async def _triton(self) -> tuple[str, str]:
@@ -270,9 +279,7 @@ class Sidecar:
                 await embedded.restart()
             except TritonschedError as error:
                 self._say(f"{error}")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RESTART_PAUSE_S):
-                        await asyncio.Event().wait()
+                await _pause(RESTART_PAUSE_S)
 
     # -- AdminView ----------------------------------------------------------------------------
 
@@ -321,6 +328,7 @@ class Sidecar:
                 async with asyncio.timeout(self.options.drain_s):
                     await self.proxy.drained()
                     await self.driver.drained()
+            await _pause(LINGER_S)
             self.health.stop()
         for task in self._tasks:
             task.cancel()
@@ -333,11 +341,22 @@ class Sidecar:
         task.add_done_callback(self._tasks.discard)
 
 
+async def _pause(seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
+
+
 def example_request(http: str) -> str:
     """A command that can be pasted: a picture in the package, classified by its raw bytes."""
     picture = Path(__file__).parent / "data" / "pictures" / "cat.uint8"
+    head = (
+        '{"inputs":[{"name":"IMAGE","datatype":"UINT8","shape":[1,260,260,3],'
+        '"parameters":{"binary_data_size":202800}}],'
+        '"outputs":[{"name":"SCORES","parameters":{"classification":3}}]}'
+    )
     return (
-        f"curl -s {http}/v2/models/classify_lite0/infer -H 'Inference-Header-Content-Length: 0' "
-        f"-H 'x-request-deadline-ms: 500' -H 'x-tritonsched-explain: 1' -i "
-        f"--data-binary @{picture} --output -"
+        f"(printf %s '{head}'; cat {picture}) | curl -si --data-binary @- "
+        f"-H 'Inference-Header-Content-Length: {len(head)}' -H 'x-request-deadline-ms: 500' "
+        f"-H 'x-tritonsched-explain: 1' {http}/v2/models/classify_lite0/infer"
     )
