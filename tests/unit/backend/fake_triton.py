@@ -1,0 +1,186 @@
+"""A Triton in this process: regions, models and the wire form of 2.51, and faults on demand.
+
+What it does was observed on Triton 2.51: outputs in shared memory come back with an empty raw entry
+and no parameters; texts and codes are Triton's.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
+from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.errors import TritonUnavailable
+from tritonsched.tensors import Buffer, GrpcReply, HttpReply
+
+Edit = Callable[[Any], None]
+_UNKNOWN = "Request for unknown model: '{}' is not found"
+
+
+class Refusal(Exception):
+    """Triton's error status."""
+
+    def __init__(self, code: str, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+
+
+class FakeHttp(HttpUpstream):
+    """Answers 200 with the body sent, or Triton's 404."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:1")
+        self.requests: list[tuple[str, str, tuple[tuple[str, str | bytes], ...], bytes]] = []
+
+    async def request(
+        self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
+    ) -> HttpReply:
+        self.requests.append((method, raw_path, tuple(headers), bytes(body)))
+        model = raw_path.split("/")[3]
+        if model != "echo":
+            return HttpReply(404, "Not Found", (), _UNKNOWN.format(model).encode())
+        return HttpReply(200, "OK", (), body)
+
+
+class FakeGrpc(GrpcUpstream):
+    """Triton behind its gRPC port. directory: its /dev/shm.
+
+    before_infer: called before each inference; may raise. edit: changes each inference's answer.
+    hold: while cleared, inferences wait. calls: methods, in order. is_up: else TritonUnavailable.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("127.0.0.1:1")
+        self.directory = directory
+        self.regions: dict[str, tuple[Path, int]] = {}
+        self.calls: list[str] = []
+        self.requests: list[Any] = []
+        self.is_up = True
+        self.in_use: set[str] = set()
+        self.before_infer: Callable[[], None] = lambda: None
+        self.edit: Edit = lambda _: None
+        self.writes = True
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def unary(
+        self, method: str, message: Buffer, metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> GrpcReply:
+        name = method.removeprefix(SERVICE)
+        self.calls.append(name)
+        self._require_up()
+        request = getattr(pb, f"{name}Request").FromString(bytes(message))
+        try:
+            answer = await getattr(self, f"_{name}")(request)
+        except Refusal as refusal:
+            return GrpcReply(refusal.code, str(refusal), b"")
+        self._require_up()
+        return GrpcReply("OK", "", answer.SerializeToString())
+
+    def _require_up(self) -> None:
+        if not self.is_up:
+            raise TritonUnavailable("nobody there")
+
+    async def _ServerReady(self, _: Any) -> Any:  # noqa: N802  # the RPC's name
+        return pb.ServerReadyResponse(ready=True)
+
+    async def _ServerLive(self, _: Any) -> Any:  # noqa: N802
+        return pb.ServerLiveResponse(live=True)
+
+    async def _ModelConfig(self, request: Any) -> Any:  # noqa: N802
+        self._require_model(request.name)
+        answer = pb.ModelConfigResponse()
+        answer.config.name = "echo"
+        answer.config.max_batch_size = 64
+        answer.config.input.add(name="INPUT", data_type="TYPE_FP32", dims=[-1])
+        answer.config.output.add(name="OUTPUT", data_type="TYPE_FP32", dims=[-1])
+        return answer
+
+    def _require_model(self, name: str) -> None:
+        if name != "echo":
+            raise Refusal("NOT_FOUND", _UNKNOWN.format(name))
+
+    async def _SystemSharedMemoryRegister(self, request: Any) -> Any:  # noqa: N802
+        if request.name in self.regions:
+            text = f"shared memory region '{request.name}' already in manager"
+            raise Refusal("ALREADY_EXISTS", text)
+        path = self.directory / request.key.removeprefix("/")
+        if not path.exists():
+            raise Refusal("INTERNAL", f"Unable to open shared memory region: '{request.key}'")
+        self.regions[request.name] = (path, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def _SystemSharedMemoryUnregister(self, request: Any) -> Any:  # noqa: N802
+        if request.name in self.in_use:
+            raise Refusal("INTERNAL", f"Cannot unregister '{request.name}', in use")
+        if request.name:
+            self.regions.pop(request.name, None)
+        else:
+            self.regions.clear()
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def _SystemSharedMemoryStatus(self, _: Any) -> Any:  # noqa: N802
+        answer = pb.SystemSharedMemoryStatusResponse()
+        for name, (_path, size) in self.regions.items():
+            answer.regions[name].byte_size = size
+        return answer
+
+    async def _ModelInfer(self, request: Any) -> Any:  # noqa: N802
+        self.requests.append(request)
+        self._require_model(request.model_name)
+        self.before_infer()
+        inline = iter(request.raw_input_contents)
+        data = [
+            self._slot(tensor).read() if _is_shared(tensor) else next(inline)
+            for tensor in request.inputs
+        ]
+        await self.hold.wait()
+        answer = pb.ModelInferResponse(model_name=request.model_name, model_version="1")
+        for index, output in enumerate(request.outputs):
+            source = request.inputs[min(index, len(data) - 1)]
+            content = data[min(index, len(data) - 1)]
+            answer.outputs.add(name=output.name, datatype=source.datatype, shape=source.shape)
+            if _is_shared(output):
+                slot = self._slot(output)
+                if self.writes:
+                    slot.write(content)
+                content = b""
+            answer.raw_output_contents.append(content)
+        self.edit(answer)
+        return answer
+
+    def _slot(self, tensor: Any) -> "_Slot":
+        region = tensor.parameters["shared_memory_region"].string_param
+        if region not in self.regions:
+            raise Refusal("NOT_FOUND", f"Unable to find shared memory region: '{region}'")
+        offset = tensor.parameters["shared_memory_offset"].int64_param
+        return _Slot(
+            self.regions[region][0],
+            offset,
+            tensor.parameters["shared_memory_byte_size"].int64_param,
+        )
+
+
+def _is_shared(tensor: Any) -> bool:
+    return "shared_memory_region" in tensor.parameters
+
+
+class _Slot:
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        self.path = path
+        self.offset = offset
+        self.size = size
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def write(self, data: bytes) -> None:
+        assert len(data) == self.size
+        with self.path.open("r+b") as file:
+            file.seek(self.offset)
+            file.write(data)
