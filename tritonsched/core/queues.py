@@ -60,6 +60,8 @@ class RequestQueue:
     @property
     def head(self) -> Request:
         """The request due first; the queue must not be empty."""
+        if len(self._lanes) == 1:
+            return next(iter(self._lanes.values()))[0][2]
         return min(lane[0] for lane in self._lanes.values())[2]
 
     @property

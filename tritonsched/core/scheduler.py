@@ -16,7 +16,7 @@ The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
 Inputs return nothing and decide nothing, so a driver gathers all inputs of a moment before one
 `decide`. At equal times: completions, then arrivals, then the timer.
 
-Invariants, each a property test (tests/unit/test_scheduler_properties.py): (1) each submitted
+Invariants, each a property test (tests/unit/core/test_scheduler_properties.py): (1) each submitted
 request leaves exactly once: dispatched, rejected, expired or cancelled; (2) after `decide(now)`,
 `next_wakeup()` is None or > now; (3) calling early or twice is harmless and returns []; (4) `now`
 never decreases; (5) same inputs, same decisions; (6) a batch has one model, one signature, rows
@@ -64,6 +64,7 @@ class Scheduler:
         self._variants: dict[str, Variant] = {}
         self._devices: dict[str, DeviceState] = {}
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
+        self._serving: dict[str, tuple[tuple[DeviceState, LatencyProfile], ...]] = {}
         self._running: dict[int, Batch] = {}
         self._abandoned: set[int] = set()
         self._held_until: dict[str, int] = {}
@@ -88,6 +89,7 @@ class Scheduler:
         for device in self._devices.values():
             if device.name not in variant.devices:
                 device.models.discard(variant.model)
+        self._serve(variant)
 
     def drop_model(self, model: str, now: int) -> None:
         """Triton no longer serves the model; its times are forgotten with it.
@@ -96,6 +98,7 @@ class Scheduler:
         """
         self._advance(now)
         variant = self._variants.pop(model, None)
+        self._serving.pop(model, None)
         for name in variant.devices if variant else ():
             self._devices[name].models.discard(model)
             self._profiles.pop((model, name), None)
@@ -103,6 +106,8 @@ class Scheduler:
     def set_profile(self, model: str, device: str, profile: LatencyProfile) -> None:
         """Start from measured times instead of from nothing."""
         self._profiles[model, device] = profile
+        if model in self._variants:
+            self._serve(self._variants[model])
 
     def submit(self, request: Request, now: int) -> None:
         """A request arrived. Its model must have been announced by `set_variant`."""
@@ -178,14 +183,12 @@ class Scheduler:
         """
         times = [*self._held_until.values()]
         for queue in self._queues:
-            devices = self._devices_of(queue.model)
-            if queue.deadlines and devices:
+            serving = self._serving.get(queue.model, ())
+            if queue.deadlines and serving:
                 times.append(self._hopeless_at(queue))
-            times += [
-                device.predicted_end_ns - self.tuning.lead_ns
-                for device in devices
-                if len(device.batches) == 1
-            ]
+            for device, _ in serving:
+                if len(device.batches) == 1:
+                    times.append(device.predicted_end_ns - self.tuning.lead_ns)
         coming = [time for time in times if time > self._now]
         return min(coming) if coming else None
 
@@ -321,22 +324,23 @@ class Scheduler:
         profile = self._profiles.get((batch.model, batch.device))
         return profile.exec_ns(batch.rows) if profile else batch.expected_ns
 
-    def _devices_of(self, model: str) -> list[DeviceState]:
-        """Devices that can run the model; none if Triton does not serve it (any more)."""
-        variant = self._variants.get(model)
-        return [self._devices[name] for name in variant.devices] if variant else []
+    def _serve(self, variant: Variant) -> None:
+        """Look up once what every decision needs: the model's devices and its times on them."""
+        self._serving[variant.model] = tuple(
+            (self._devices[name], self._profiles[variant.model, name]) for name in variant.devices
+        )
 
     def _earliest_finish_ns(self, model: str, rows: int, now: int) -> int:
         """When its answer would be written if it ran alone and next, on its best device."""
-        return self.tuning.reply_ns + min(
-            device.available_ns(now, self.tuning.rtt_ns)
-            + self._profiles[model, device.name].safe_ns(rows)
-            for device in self._devices_of(model)
-        )
+        rtt_ns = self.tuning.rtt_ns
+        first = NEVER_NS
+        for device, profile in self._serving[model]:
+            first = min(first, device.available_ns(now, rtt_ns) + profile.safe_ns(rows))
+        return first + self.tuning.reply_ns
 
     def _hopeless_at(self, queue: RequestQueue) -> int:
         """When the first member with a deadline turns hopeless just by waiting."""
-        profiles = [self._profiles[queue.model, d.name] for d in self._devices_of(queue.model)]
+        profiles = [profile for _, profile in self._serving[queue.model]]
         fixed_ns = self.tuning.reply_ns + self.tuning.rtt_ns - 1
         widest_ns = min(profile.safe_ns(queue.rows_widest) for profile in profiles)
         first = NEVER_NS
@@ -351,8 +355,8 @@ class Scheduler:
         """An idle device on which a refusal would rest on old news: not measured for a while."""
         if request.deadline_ns < now + self.tuning.rtt_ns + self.tuning.reply_ns:
             return None
-        for device in self._devices_of(request.model):
-            if not device.batches and self._profiles[request.model, device.name].is_stale(now):
+        for device, profile in self._serving[request.model]:
+            if not device.batches and profile.is_stale(now):
                 return device
         return None
 
