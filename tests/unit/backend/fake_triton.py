@@ -164,6 +164,10 @@ class FakeGrpc(GrpcUpstream):
         )
 
 
+def offset_of(tensor: Any) -> int:
+    return int(tensor.parameters["shared_memory_offset"].int64_param)
+
+
 def _is_shared(tensor: Any) -> bool:
     return "shared_memory_region" in tensor.parameters
 
