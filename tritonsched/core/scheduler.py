@@ -171,7 +171,7 @@ class Scheduler:
         self._admit(now, decisions)
         self._prune(now, decisions)
         if self.server is not ServerState.AWAY:
-            for device in self._devices.values():
+            for device in self._soonest_first(now):
                 self._fill(device, now, decisions)
         if any(isinstance(decision, Dispatch) for decision in decisions):
             self._prune(now, decisions)
@@ -245,6 +245,13 @@ class Scheduler:
                 if is_hopeless(request, self._earliest_finish_ns(queue.model, request.rows, now)):
                     found.append(request)
         return found
+
+    def _soonest_first(self, now: int) -> list[DeviceState]:
+        """An idle device before one that is only about to be; else in order of announcement."""
+        devices = [d for d in self._devices.values() if d.has_room(now, self.tuning.lead_ns)]
+        return sorted(
+            devices, key=lambda d: (d.available_ns(now, self.tuning.rtt_ns), len(d.batches))
+        )
 
     def _fill(self, device: DeviceState, now: int, decisions: list[Decision]) -> None:
         """Give the device its next batch, if it has room: idle, or one batch that is nearly

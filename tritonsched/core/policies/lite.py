@@ -1,7 +1,7 @@
 """One-step regret: earliest deadline while everything fits, else the batch worth its time.
 
-A. If every queue fits one batch and, in order of latest safe start, all of them can be in time:
-   send the first one whole. No value is lost, so the deadline order is right.
+A. If every queue fits one batch and, in order of deadlines, all of them can be in time: send the
+   first one whole. No value is lost, so the deadline order is right.
 B. Otherwise something will be lost. For each queue take its densest batch (utility per time); its
    score is what it earns less what its delay costs the best batches of the other queues, per time.
 Requests without a deadline lose nothing by waiting; so that they do not wait for ever behind
@@ -56,20 +56,24 @@ class Lite:
 def _everything_fits(
     queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
 ) -> Choice | None:
-    """Step A: the whole of the most urgent queue, if all queues can follow in time."""
-    plan: list[tuple[int, int, int, RequestQueue]] = []
-    for index, queue in enumerate(queues):
+    """Step A: the whole of the most urgent queue, if all queues can follow in time.
+
+    Jackson 1955: among non-preemptive orders of jobs that are all there, earliest due date is late
+    only if every order is. (Latest start first, as the study has it, misses some.)
+    """
+    plan: list[tuple[tuple[int, int], int, RequestQueue]] = []
+    for queue in queues:
         if len(queue) > 1 and (queue.alone or queue.rows > view.rows_cap(queue.model, device)):
             return None
         safe = view.safe_ns(queue.model, device, queue.rows)
-        plan.append((queue.head.due_ns - safe, index, safe, queue))
+        plan.append((_due(queue), safe, queue))
     plan.sort()
     time_ns = start_ns
-    for _, _, safe, queue in plan:
+    for _, safe, queue in plan:
         time_ns += safe
         if time_ns + view.tuning.reply_ns > queue.first_deadline_ns:
             return None
-    queue = plan[0][3]
+    queue = plan[0][2]
     return Choice(queue, tuple(queue))
 
 
