@@ -9,7 +9,7 @@ time and states everything that was decided since the last `expect`, so a decisi
 late or too many fails. Times are exact unless a test says otherwise: no round trip, no margin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class Table:
         self,
         policy: str | Policy = "lite",
         *,
-        models: dict[str, tuple[int, tuple[str, ...]]] | None = None,
+        models: Mapping[str, tuple[int, tuple[str, ...]]] | None = None,
         points: dict[int, int] | None = AFFINE,
         tuning: Tuning = EXACT,
     ) -> None:
@@ -100,7 +100,7 @@ class Table:
         self.expect(time)
 
     def _run_to(self, time: int) -> None:
-        while (wakeup := self.scheduler.next_wakeup()) is not None and wakeup <= time:
+        while (wakeup := self.scheduler.next_wakeup()) is not None and wakeup < time:
             self.now = wakeup
             self._decide()
         self.now = time
@@ -148,10 +148,6 @@ def cancel(request_id: int) -> Step:
 
 def server(state: ServerState) -> Step:
     return lambda table: table.scheduler.set_server(state, table.now)
-
-
-def drop(model: str) -> Step:
-    return lambda table: table.scheduler.drop_model(model, table.now)
 
 
 # -- decisions --------------------------------------------------------------------------------
