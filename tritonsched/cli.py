@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from tritonsched.bench.command import bench
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
@@ -23,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("bench")(bench)
 _stderr = Console(stderr=True, highlight=False)
 
 
