@@ -5,11 +5,13 @@ No request is ever cancelled and none has a client-side deadline: Triton 2.51 ca
 (server issues 7368, 8034), and a late answer must be seen to be counted.
 """
 
+import asyncio
 from typing import Any, Protocol
 
 import aiohttp
 import grpc
 import grpc.aio
+import httptools
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
@@ -20,6 +22,7 @@ from tritonsched.bench.payload import Inputs, Wording, grpc_message, http_body
 from tritonsched.bench.plan import LoadClass
 
 REASON = "x-tritonsched-reason"
+REASON_BYTES = REASON.encode()
 OK = "ok"
 CHANNELS = 2  # one connection's flow control is a bottleneck for images; more cost CPU
 
@@ -91,53 +94,126 @@ class GrpcClient:
 
 
 class HttpClient:
-    """`infer` over HTTP with binary tensors."""
+    """`infer` over HTTP/1.1 with binary tensors: prebuilt bytes, one request a connection at a
+    time.
+
+    No HTTP library on the hot path: its objects would cost more than what is measured.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=None)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        self._url = ""
-        self._bodies: list[list[tuple[dict[str, str], bytes]]] = []
+        self._model = ""
+        self._requests: list[list[bytes]] = []
+        self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
 
     async def model(self, name: str) -> ModelInfo:
         url = f"http://{self._target}/v2/models/{name}/config"
         try:
-            async with self._session.get(url) as reply:
+            async with aiohttp.ClientSession() as session, session.get(url) as reply:
+                text = await reply.text()
                 if reply.status != 200:
-                    raise TargetError(f"{self._target}: {(await reply.text())[:200]}")
-                config = json_format.ParseDict(
-                    await reply.json(), model_config_pb2.ModelConfig(), ignore_unknown_fields=True
+                    raise TargetError(f"{self._target}: {text[:200]}")
+                config = json_format.Parse(
+                    text, model_config_pb2.ModelConfig(), ignore_unknown_fields=True
                 )
-        except (aiohttp.ClientError, OSError, ValueError, json_format.ParseError) as error:
+        except (aiohttp.ClientError, OSError, json_format.ParseError) as error:
             raise TargetError(f"{self._target}: {error}") from error
         return model_info(config, "")
 
     def prepare(
         self, model: str, classes: tuple[LoadClass, ...], payloads: list[Inputs], wording: Wording
     ) -> None:
-        self._url = f"http://{self._target}/v2/models/{model}/infer"
-        self._bodies = [[self._body(each, made, wording) for made in payloads] for each in classes]
+        self._model = model
+        self._requests = [
+            [self._request(each, made, wording) for made in payloads] for each in classes
+        ]
 
-    @staticmethod
-    def _body(
-        load_class: LoadClass, made: Inputs, wording: Wording
-    ) -> tuple[dict[str, str], bytes]:
+    def _request(self, load_class: LoadClass, made: Inputs, wording: Wording) -> bytes:
         length, body = http_body(made, wording.timeout_us(load_class))
-        headers = {"Inference-Header-Content-Length": str(length), "Accept-Encoding": "identity"}
-        return headers | dict(wording.headers(load_class)), body
+        headers = [
+            f"POST /v2/models/{self._model}/infer HTTP/1.1",
+            f"Host: {self._target}",
+            f"Inference-Header-Content-Length: {length}",
+            f"Content-Length: {len(body)}",
+            *(f"{name}: {value}" for name, value in wording.headers(load_class)),
+        ]
+        return "\r\n".join([*headers, "", ""]).encode() + body
 
     async def send(self, load_class: int, payload: int) -> str:
-        headers, body = self._bodies[load_class][payload]
         try:
-            async with self._session.post(self._url, headers=headers, data=body) as reply:
-                await reply.read()
-                if reply.status == 200:
-                    return OK
-                return reply.headers.get(REASON, f"http-{reply.status}")
-        except (aiohttp.ClientError, OSError):
+            connection = self._idle.pop() if self._idle else await self._connect()
+            status, reason = await connection.exchange(self._requests[load_class][payload])
+        except OSError:
             return "unavailable"
+        if connection.is_open:
+            self._idle.append(connection)
+        else:
+            self._open.discard(connection)
+        return OK if status == 200 else reason or f"http-{status}"
+
+    async def _connect(self) -> "_Connection":
+        host, _, port = self._target.rpartition(":")
+        _, connection = await asyncio.get_running_loop().create_connection(
+            _Connection, host.strip("[]"), int(port)
+        )
+        self._open.add(connection)
+        return connection
 
     async def close(self) -> None:
-        await self._session.close()
+        for connection in self._open:
+            connection.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection; answers are parsed by llhttp and only counted."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[tuple[int, str]] | None = None
+        self._reason = ""
+
+    def exchange(self, request: bytes) -> asyncio.Future[tuple[int, str]]:
+        """Send; the future is status and refusal reason. ConnectionError if the connection
+        breaks.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        self._reason = ""
+        if self._transport is None:
+            self._answer.set_exception(ConnectionResetError())
+        else:
+            self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError())
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == REASON_BYTES:
+            self._reason = value.decode("latin-1")
+
+    def on_message_complete(self) -> None:
+        self.is_open = self._parser.should_keep_alive()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((self._parser.get_status_code(), self._reason))
+        if not self.is_open:
+            self.close()

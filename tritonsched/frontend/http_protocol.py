@@ -1,0 +1,264 @@
+"""HTTP/1.1 on an asyncio.Protocol: bytes to HttpRequest, HttpReply to bytes. Rule: it knows no
+routes.
+
+llhttp (package httptools) parses; this file adds what a connection needs: one request at a time in
+order, a bound on what is buffered, `Expect: 100-continue`, back-pressure, and a handler that is
+cancelled when the client leaves. Why not aiohttp's server here: it costs 4x as much a request
+(DESIGN.md 14), and it adds Date and Server headers that Triton does not send.
+Sources: RFC 9112; aiohttp and uvicorn for the order of things at the end of a connection.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httptools
+
+from tritonsched.errors import PayloadTooLarge
+from tritonsched.frontend.status import http_reply
+from tritonsched.tensors import HttpReply
+
+HEADER_BYTES_MAX = 32 * 1024  # all of a request's head; Triton resets connections somewhat below
+PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn
+_NO_BODY = frozenset({204, 304})
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request. target: as sent; received_ns: monotonic time of its first byte as parsed."""
+
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    received_ns: int
+    keep_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """An answer that is passed on in pieces, chunked, at the client's speed."""
+
+    status: int
+    reason: str
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+
+
+Handler = Callable[[HttpRequest], Awaitable[HttpReply | StreamReply]]
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection. connections: where it stands while it lives."""
+
+    def __init__(
+        self, handler: Handler, connections: "set[HttpProtocol]", request_bytes_max: int
+    ) -> None:
+        self._handler = handler
+        self._connections = connections
+        self._limit = request_bytes_max
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._queue: deque[HttpRequest] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._is_refused = False
+        self.is_closing = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._received_ns = 0
+        self._target = b""
+        self._headers: list[tuple[str, str]] = []
+        self._head_bytes = 0
+        self._chunks: list[bytes] = []
+        self._body_bytes = 0
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._connections.discard(self)
+        self._queue.clear()
+        self._writable.set()
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        try:
+            self._parser.feed_data(data)
+        except PayloadTooLarge as error:
+            self._refuse(http_reply(error))
+        except httptools.HttpParserUpgrade:
+            self.is_closing = True  # asked to speak something else: answer in HTTP/1.1, then close
+        except (httptools.HttpParserCallbackError, httptools.HttpParserError) as error:
+            cause = error.__context__
+            if isinstance(cause, PayloadTooLarge):
+                self._refuse(http_reply(cause))
+            else:
+                self._refuse(HttpReply(400, "Bad Request", (), b""))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # -- httptools ------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self._received_ns = time.monotonic_ns()
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEADER_BYTES_MAX:
+            raise PayloadTooLarge(f"the request's head exceeds {HEADER_BYTES_MAX} bytes")
+
+    def on_headers_complete(self) -> None:
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower == "content-length" and int(value) > self._limit:
+                self._too_large()
+            if lower == "expect" and value.lower() == "100-continue" and self._transport:
+                self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limit:
+            self._too_large()
+        self._chunks.append(body)
+
+    def _too_large(self) -> None:
+        raise PayloadTooLarge(f"the body exceeds {self._limit} bytes; raise limits.request_mib_max")
+
+    def on_message_complete(self) -> None:
+        chunks = self._chunks
+        request = HttpRequest(
+            method=self._parser.get_method().decode("latin-1"),
+            target=self._target.decode("latin-1"),
+            headers=tuple(self._headers),
+            body=chunks[0] if len(chunks) == 1 else b"".join(chunks),
+            received_ns=self._received_ns,
+            keep_alive=self._parser.should_keep_alive(),
+        )
+        self._chunks = []
+        if self.task is not None:
+            self._queue.append(request)
+            if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
+                self._transport.pause_reading()
+            return
+        self._start(request)
+
+    # -- one request after the other --------------------------------------------------------------
+
+    def _start(self, request: HttpRequest) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._answer(request))
+
+    async def _answer(self, request: HttpRequest) -> None:
+        keep_alive = False
+        try:
+            reply = await self._handler(request)
+            keep_alive = request.keep_alive and not self.is_closing
+            if isinstance(reply, StreamReply):
+                await self._stream(reply, keep_alive=keep_alive)
+            elif self._transport is not None:
+                self._transport.write(encode_reply(reply, keep_alive=keep_alive))
+                if not self._writable.is_set():
+                    await self._writable.wait()
+        finally:
+            self.task = None
+            self._next(keep_alive=keep_alive)
+
+    def _next(self, *, keep_alive: bool) -> None:
+        if self._transport is None:
+            return
+        if not keep_alive:
+            self._transport.close()
+        elif self._queue:
+            self._transport.resume_reading()
+            self._start(self._queue.popleft())
+
+    async def _stream(self, reply: StreamReply, *, keep_alive: bool) -> None:
+        self._write(encode_head(reply.status, reply.reason, reply.headers, None, keep_alive))
+        async for chunk in reply.chunks:
+            if chunk:
+                self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                await self._writable.wait()
+        self._write(b"0\r\n\r\n")
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _refuse(self, reply: HttpReply) -> None:
+        """The connection cannot be read any further: say why, and close."""
+        self._is_refused = True
+        if self._transport is not None:
+            if self.task is None:
+                self._transport.write(encode_reply(reply, keep_alive=False))
+            self._transport.close()
+
+    def close_when_idle(self) -> None:
+        """Finish the running request, take no other."""
+        self.is_closing = True
+        if self.task is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def encode_reply(reply: HttpReply, *, keep_alive: bool) -> bytes:
+    """The whole answer in one piece."""
+    head = encode_head(reply.status, reply.reason, reply.headers, len(reply.body), keep_alive)
+    return b"".join((head, reply.body))
+
+
+def encode_head(
+    status: int, reason: str, headers: Headers, length: int | None, keep_alive: bool
+) -> bytes:
+    """Status line and headers; no length means chunked."""
+    lines = [f"HTTP/1.1 {status} {reason or _REASONS.get(status, '')}"]
+    lines += [f"{name}: {_one_line(value)}" for name, value in headers]
+    if length is None:
+        lines.append("Transfer-Encoding: chunked")
+    elif status not in _NO_BODY:
+        lines.append(f"Content-Length: {length}")
+    if not keep_alive:
+        lines.append("Connection: close")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def _one_line(value: str) -> str:
+    """No header value can start another header (CWE-113)."""
+    return value.replace("\r", " ").replace("\n", " ") if "\n" in value or "\r" in value else value
