@@ -47,8 +47,8 @@ def test_between_sizes_time_is_linear_below_flat_and_beyond_proportional() -> No
 
 def test_a_promise_is_the_expected_time_and_a_margin() -> None:
     profile = LatencyProfile({1: 10 * MS})
-    assert profile.margin > 1
-    assert profile.safe_ns(1) == int(10 * MS * profile.margin) == profile.safe_ns(1)
+    assert profile.margin_ns(1) > 0
+    assert profile.safe_ns(1) == 10 * MS + profile.margin_ns(1) == profile.safe_ns(1)
 
 
 def test_promises_begin_with_the_eighth_batch() -> None:
@@ -145,7 +145,23 @@ def test_the_margin_covers_the_quantile_of_what_is_measured() -> None:
         late += number >= 1000 and exec_ns > profile.safe_ns(8)
         profile.observe(rows=8, exec_ns=exec_ns, now=0)
     assert 0.002 < late / 3000 < 0.03
-    assert 1.03 < profile.margin < 1.2
+    assert 0.03 < profile.margin_ns(8) / affine(8) < 0.2
+
+
+def test_jitter_of_the_host_is_no_multiple_of_the_batch() -> None:
+    """Two milliseconds of jitter learnt on small batches are two, not eight, for a large one."""
+    dice = random.Random(7)
+    profile = taught({1: affine(1), 32: affine(32)})
+    for _ in range(2000):
+        profile.observe(rows=1, exec_ns=affine(1) + dice.randrange(2 * MS), now=0)
+    assert 0.5 * MS < profile.margin_ns(32) < 2 * MS
+
+
+def test_no_promise_is_longer_than_three_times_the_expected_time() -> None:
+    profile = taught({1: affine(1), 32: affine(32)})
+    for number in range(100):
+        profile.observe(rows=32, exec_ns=affine(32) * (1 if number % 3 else 9), now=0)
+    assert profile.safe_ns(1) <= 3 * profile.exec_ns(1)
 
 
 def test_extrapolated_times_are_no_evidence_of_drift() -> None:
