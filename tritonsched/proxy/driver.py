@@ -212,8 +212,8 @@ class Driver:
         now = self._clock()
         for request in batch.requests:
             pending = self._pending.get(request.id)
-            if pending is not None and not pending.future.done():
-                alone = replace(request, alone=True)
+            if pending is not None:  # if its client has just left, `infer` takes it back
+                alone = replace(request, alone=True, retry=True)
                 pending.job = replace(pending.job, request=alone, lone="merge-failed")
                 self._scheduler.submit(alone, now)
 
