@@ -71,7 +71,8 @@ class Faults:
     take 1.5 to 3 times as long. failure_rate: share of merged batches that Triton fails;
     alone_failure_rate: of batches of one that are not to be merged.
     throttles: (from time, factor on execution times), ascending; a batch keeps the speed it began
-    with. away: [start, end) during which Triton is gone; batches it held at the start are lost.
+    with. away: [start, end) during which Triton is gone; batches it held at the start are lost,
+    which the sidecar sees half a round trip later.
     slow_first: factor on the first batch of each model on each device (cold start).
     """
 
@@ -125,7 +126,7 @@ class World:
         for gone_ns, back_ns in self.faults.away:
             if gone_ns < answer_ns and now < back_ns:
                 self._free_ns[batch.device] = back_ns
-                return Answer(max(gone_ns, now + self.rtt_ns), Fate.LOST)
+                return Answer(max(gone_ns, now + there_ns) + self.rtt_ns - there_ns, Fate.LOST)
         self._free_ns[batch.device] = end_ns
         self.busy_ns[batch.device] += end_ns - start_ns
         return Answer(answer_ns, self._fate(batch))
