@@ -50,7 +50,7 @@ def request(
 def exact(points: dict[int, int]) -> LatencyProfile:
     """A proven profile without a margin: promises are the table's own times."""
     profile = LatencyProfile(points)
-    profile._margin = 0.0
+    profile._margin_ns = 0.0
     return profile
 
 

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Outcome, Request
+from tritonsched.core.tuning import Tuning
 
 MODELS_MAX = (
     32  # label values; with 8 classes a scrape stays in the milliseconds (ecosystem trap 8)
@@ -40,6 +41,7 @@ GAUGES = {
         ("transport",),
     ),
     "backend_malformed": ("Answers of Triton that were not what was asked, since the start.", ()),
+    "tuning_seconds": ("What feedback has set: rtt, guard, reply, window.", ("name",)),
     "transport_info": ("1 for the transport in use.", ("transport",)),
 }
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
@@ -125,6 +127,12 @@ class Metrics:
         self._gauges["tensor_bytes_in_flight"].set(tensor_bytes)
         for model, count in queued.items():
             self._gauges["queued_requests"].labels(self._label(model)).set(count)
+
+    def set_tuning(self, tuning: Tuning) -> None:
+        """What feedback has set."""
+        gauge = self._gauges["tuning_seconds"]
+        for name in ("rtt", "guard", "reply", "window"):
+            gauge.labels(name).set(getattr(tuning, f"{name}_ns") / 1e9)
 
     def set_backend(
         self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int

@@ -290,6 +290,7 @@ class Sidecar:
             tensor_bytes=self.proxy.tensor_bytes,
             queued=self.scheduler.queued(),
         )
+        self.metrics_registry.set_tuning(self.scheduler.tuning)
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],
             system=backend.batches_shm,

@@ -6,7 +6,7 @@ No request is ever cancelled and none has a client-side deadline: Triton 2.51 ca
 """
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import aiohttp
 import grpc
@@ -192,8 +192,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False

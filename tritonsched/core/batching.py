@@ -107,12 +107,14 @@ def densest(
     """
     if queue.alone:
         return _first_alone(queue, view, device, start_ns)
-    target = min(max(view.rows_cap(queue.model, device), queue.head.rows), queue.rows)
+    cap = view.rows_cap(queue.model, device)
+    target = min(max(cap, queue.head.rows), queue.rows)  # a head over the cap may go by itself
     best: Candidate | None = None
     density = 0.0
     while target >= 1:
         end_ns = finish_ns(queue, view, device, start_ns, target)
-        found = _candidate(queue, _filled(queue, end_ns, target), view, device)
+        taken = prefix(_filled(queue, end_ns, target), cap)
+        found = _candidate(queue, taken, view, device)
         if found is not None and found.density > density:
             best, density = found, found.density
         missed_ns = queue.last_missed_ns(end_ns)

@@ -7,7 +7,9 @@ Real curves are flat, then linear, so the profile is a table by rows, not a fit 
   (conservative: a batch never costs more than its rows one by one);
 - a scale that follows drift of the whole table within a few batches (EWMA of log
   measured/expected);
-- a tracked quantile of measured/expected, the margin of every promise.
+- a tracked quantile of measured minus expected, the margin of every promise. A difference, not a
+  ratio: jitter is a matter of the host (a late wake-up, a busy loop) and about the same for every
+  size, so a ratio learnt on small batches would promise far too little for large ones.
 What a first sample says is doubted, because a model's first calls, often the first of each batch
 size, are many times slower (graph building, autotuning, page faults) and would otherwise refuse
 everything that follows: of a size's first samples the least counts, until then it is taken for at
@@ -28,9 +30,9 @@ STREAK = 3  # batches in a row off by more than that, and on the same side: beli
 QUANTILE = (
     0.99  # of batches, at most 1 % should outlast the promise; 0.98 earns no more (simulated)
 )
-QUANTILE_STEP = 0.04
-MARGIN_START = 0.05  # log ratio before anything is known: 5 %
-MARGIN_MAX = math.log(3.0)
+QUANTILE_STEP = 0.04  # of the expected time: how far one late batch moves the margin
+MARGIN_START = 0.05  # of the expected time, before anything is known
+MARGIN_MAX = 2.0  # of the expected time: no promise is longer than three times that
 STALE_NS = 1_000_000_000  # unmeasured this long, a profile is no reason to refuse an idle device
 FINE_ROWS = 64  # sizes up to here have a cell each; above, 16 cells an octave keep the table small
 EXEC_NS_MIN = 1_000  # shorter times are noise of the clock
@@ -51,7 +53,7 @@ class LatencyProfile:
     """
 
     __slots__ = (
-        "_cells", "_counts", "_last_ns", "_margin", "_memo", "_safe", "_scale", "_sizes",
+        "_cells", "_counts", "_last_ns", "_margin_ns", "_memo", "_safe", "_scale", "_sizes",
         "_smooth", "_streak", "_trusted", "samples",
     )  # fmt: skip
 
@@ -61,7 +63,7 @@ class LatencyProfile:
         self._sizes = sorted(self._cells)
         self._trusted = max(self._sizes, default=0)  # largest size with WARM_SAMPLES
         self._scale = 0.0
-        self._margin = MARGIN_START
+        self._margin_ns = -1.0  # not measured yet
         self._streak = 0  # signed: batches in a row that were far too slow (or fast)
         self._memo: dict[int, int] = {}
         self._safe: dict[int, int] = {}
@@ -75,10 +77,12 @@ class LatencyProfile:
         """Enough is known to refuse on it."""
         return self.samples >= PROVEN_SAMPLES
 
-    @property
-    def margin(self) -> float:
-        """Safe over expected time, >= 1."""
-        return math.exp(self._margin)
+    def margin_ns(self, rows: int) -> int:
+        """What a promise adds to the expected time of a batch of `rows`."""
+        expected = self.exec_ns(rows)
+        if self._margin_ns < 0:
+            return int(MARGIN_START * expected)
+        return int(min(self._margin_ns, MARGIN_MAX * expected))
 
     @property
     def rows_known(self) -> int:
@@ -102,7 +106,7 @@ class LatencyProfile:
             return 0
         known = self._safe.get(rows)
         if known is None:
-            known = self._safe[rows] = int(self.exec_ns(rows) * math.exp(self._margin))
+            known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
         return known
 
     def observe(self, *, rows: int, exec_ns: int, now: int) -> None:
@@ -131,8 +135,11 @@ class LatencyProfile:
             self._scale += residual
             return measured
         self._scale += SCALE_RATE * believed
-        step = QUANTILE if residual > self._margin else QUANTILE - 1.0
-        self._margin = min(MARGIN_MAX, max(0.0, self._margin + QUANTILE_STEP * step))
+        if self._margin_ns < 0:
+            self._margin_ns = MARGIN_START * expected
+        step = QUANTILE if measured - expected > self._margin_ns else QUANTILE - 1.0
+        moved = self._margin_ns + QUANTILE_STEP * step * expected
+        self._margin_ns = min(MARGIN_MAX * expected, max(0.0, moved))
         return expected * math.exp(believed)
 
     def _learn(self, cell: int, value: float) -> None:

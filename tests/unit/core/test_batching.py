@@ -193,3 +193,16 @@ def test_a_window_closes_at_its_end_at_the_latest_start_or_when_full() -> None:
 def test_density_is_utility_per_time() -> None:
     queue = queue_of(request(1))
     assert Candidate(queue, tuple(queue), utility=3.0, safe_ns=6).density == 0.5
+
+
+def test_a_head_over_the_cap_that_is_skipped_does_not_lift_the_cap_for_others() -> None:
+    """Found by the state machine: 7 rows stood at the head, and 1 + 3 + 3 others took their
+    place.
+    """
+    queue = RequestQueue("m", 1, alone=False)
+    queue.push(request(1, rows=7, deadline_ns=6 * MS))
+    for number, rows in ((2, 1), (3, 3), (4, 3)):
+        queue.push(request(number, rows=rows, deadline_ns=900 * MS))
+    found = densest(queue, View(queue, cap=6), "gpu", 0)
+    assert found is not None
+    assert sum(r.rows for r in found.requests) <= 6
