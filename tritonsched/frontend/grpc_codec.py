@@ -4,10 +4,11 @@ raises.
 | lone reason      | what is odd                                                        |
 |------------------|--------------------------------------------------------------------|
 | `undecodable`    | the message is not a ModelInferRequest                             |
+| `unknown-member` | a field that this version of the protocol does not have            |
 | `typed-contents` | tensors in the typed fields instead of raw_input_contents          |
 | `input-form`     | an input with parameters (shared memory), or not one raw each      |
 | `output-form`    | an output with parameters (classification, shared memory)          |
-| `parameter-form` | a parameter of a kind or name that is Triton's own                 |
+| `parameter-form` | a parameter of a kind or name that is Triton's own, or no timeout  |
 | `load-metrics`   | the ORCA metadata asks for metadata of Triton's                    |
 """
 
@@ -15,6 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import (  # type: ignore[import-not-found]  # not in the stubs
+    UnknownFieldSet,
+)
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.tensors import (
@@ -72,6 +76,8 @@ def decode(
 def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
     if "endpoint-load-metrics-format" in metadata:
         return "load-metrics"
+    if any(map(_has_unknown_fields, (request, *request.inputs, *request.outputs))):
+        return "unknown-member"
     if any(tensor.HasField("contents") for tensor in request.inputs):
         return "typed-contents"
     if any(tensor.parameters for tensor in request.inputs):
@@ -81,10 +87,20 @@ def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
     if any(output.parameters for output in request.outputs):
         return "output-form"
     for name, parameter in request.parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind not in _KINDS or name.startswith("triton_"):
+        if not _is_plain(name, parameter):
             return "parameter-form"
     return ""
+
+
+def _has_unknown_fields(message: Any) -> bool:
+    return len(UnknownFieldSet(message)) > 0
+
+
+def _is_plain(name: str, parameter: Any) -> bool:
+    kind = parameter.WhichOneof("parameter_choice")
+    if name == "timeout":
+        return bool(kind == "int64_param" and parameter.int64_param >= 0)
+    return kind in _KINDS and not name.startswith("triton_")
 
 
 def _inputs(request: Any) -> tuple[Tensor, ...]:

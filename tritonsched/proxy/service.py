@@ -18,6 +18,7 @@ from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.tensors import Answer, InferCall
 
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
+JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 MEMORY_RETRY_NS = 100_000_000
 
 
@@ -87,6 +88,7 @@ class Proxy:
         self._backend = backend
         self._intake = intake
         self._signatures = Signatures()
+        self._judgements: dict[tuple[str, str, bytes], tuple[str, int]] = {}
         self._models = ModelCache(backend, self._announce)
         self._tensor_bytes_max = tensor_bytes_max
         self._tensor_bytes = 0
@@ -149,12 +151,24 @@ class Proxy:
             info = await self._ask(call)
             if info is None:
                 return await self._backend.forward(call)
-        lone = lone_reason(call, info)
+        lone, signature = self._judged(call, info)
         if lone:
             self._on_lone(call.model, lone)
-        signature = 0 if lone else self._signatures.of(call)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
         return await self._driver.infer(Job(call, info, request, lone=lone, clipped=clipped))
+
+    def _judged(self, call: InferCall, info: ModelInfo) -> tuple[str, int]:
+        """Why it goes alone, or its signature; remembered for calls that differ in data alone."""
+        key = (call.model, call.version, call.form) if call.form is not None else None
+        judged = self._judgements.get(key) if key else None
+        if judged is None:
+            lone = lone_reason(call, info)
+            judged = (lone, 0 if lone else self._signatures.of(call))
+            if key and not any(tensor.datatype == "BYTES" for tensor in call.inputs):
+                if len(self._judgements) >= JUDGEMENTS_MAX:
+                    self._judgements.clear()
+                self._judgements[key] = judged
+        return judged
 
     async def _ask(self, call: InferCall) -> ModelInfo | None:
         try:
@@ -164,6 +178,7 @@ class Proxy:
             raise
 
     def _announce(self, info: ModelInfo) -> None:
+        self._judgements.clear()
         self._driver.set_variant(
             Variant(
                 info.name,

@@ -200,9 +200,9 @@ def test_a_head_over_the_cap_that_is_skipped_does_not_lift_the_cap_for_others() 
     place.
     """
     queue = RequestQueue("m", 1, alone=False)
-    queue.push(request(1, rows=7, deadline_ns=6 * MS))
+    queue.push(request(1, rows=7, deadline=6 * MS))
     for number, rows in ((2, 1), (3, 3), (4, 3)):
-        queue.push(request(number, rows=rows, deadline_ns=900 * MS))
+        queue.push(request(number, rows=rows, deadline=900 * MS))
     found = densest(queue, View(queue, cap=6), "gpu", 0)
     assert found is not None
     assert sum(r.rows for r in found.requests) <= 6
