@@ -78,18 +78,19 @@ def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
         return "load-metrics"
     if any(map(_has_unknown_fields, (request, *request.inputs, *request.outputs))):
         return "unknown-member"
+    if not all(_is_plain(name, parameter) for name, parameter in request.parameters.items()):
+        return "parameter-form"
+    return _tensor_reason(request)
+
+
+def _tensor_reason(request: Any) -> str:
     if any(tensor.HasField("contents") for tensor in request.inputs):
         return "typed-contents"
     if any(tensor.parameters for tensor in request.inputs):
         return "input-form"
     if not request.inputs or len(request.inputs) != len(request.raw_input_contents):
         return "input-form"
-    if any(output.parameters for output in request.outputs):
-        return "output-form"
-    for name, parameter in request.parameters.items():
-        if not _is_plain(name, parameter):
-            return "parameter-form"
-    return ""
+    return "output-form" if any(output.parameters for output in request.outputs) else ""
 
 
 def _has_unknown_fields(message: Any) -> bool:

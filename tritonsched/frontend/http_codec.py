@@ -88,7 +88,7 @@ def decode(
     received_ns: int,
 ) -> InferCall:
     """The call, merge-clean or with the reason why it is not."""
-    by_name = {name.lower(): value for name, value in headers}
+    by_name = {name.lower(): value for name, value in reversed(headers)}  # the first one counts
     form = _NO_FORM
     inputs: tuple[Tensor, ...] = ()
     key: bytes | None = None
@@ -266,8 +266,10 @@ def _specs(given: Any) -> tuple[_Spec, ...]:
         raise _Odd("input-form")
     specs = []
     for tensor in given:
-        if not isinstance(tensor, dict) or not tensor.keys() <= _TENSOR_MEMBERS:
-            raise _Odd("json-tensors" if "data" in (tensor or ()) else "input-form")
+        if not isinstance(tensor, dict):
+            raise _Odd("input-form")
+        if not tensor.keys() <= _TENSOR_MEMBERS:
+            raise _Odd("json-tensors" if "data" in tensor else "unknown-member")
         size = _binary_size(tensor)
         shape = tensor.get("shape")
         if not isinstance(shape, list) or not all(map(_is_int, shape)):
