@@ -3,6 +3,9 @@
 Traps met with aiohttp as a forwarder: it adds Accept-Encoding and decompresses answers but keeps
 the header; it quotes paths again; it adds User-Agent and Content-Type. All of it is switched off
 here.
+
+Nothing that Triton was sent is cut off: a call is finished, and a stream read to its end within a
+bound, whatever becomes of the caller.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, HttpReply
 
 CONNECTIONS_MAX = 1024  # to Triton; more calls at once wait for one
+STREAM_DRAIN_S = 30.0  # for Triton to finish a stream whose client has left
 _AUTO_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _HOP_BY_HOP = frozenset(
     {
@@ -64,6 +68,7 @@ class HttpUpstream:
         self.address = address
         self._session: aiohttp.ClientSession | None = None
         self._running: set[asyncio.Task[HttpReply]] = set()
+        self._drains: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Make the connection pool; connects at the first request."""
@@ -78,6 +83,9 @@ class HttpUpstream:
     async def close(self) -> None:
         if self._running:
             await asyncio.wait(self._running)
+        for drain in self._drains:
+            drain.cancel()
+        await asyncio.gather(*self._drains, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -97,19 +105,46 @@ class HttpUpstream:
     async def stream(
         self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
     ) -> AsyncIterator[HttpStream]:
-        """One call whose answer is passed on as it comes. Raises TritonUnavailable."""
-        with _faults(self.address):
-            async with self._open(method, raw_path, headers, body) as reply:
-                chunks = _chunks(reply, self.address)
-                yield HttpStream(reply.status, reply.reason or "", _headers(reply), chunks)
+        """One call whose answer is passed on as it comes. What is not read of it is drained.
+
+        Raises TritonUnavailable.
+        """
+        opening = asyncio.ensure_future(self._opened(method, raw_path, headers, body))
+        try:
+            with _faults(self.address):
+                reply = await asyncio.shield(opening)
+            chunks = _chunks(reply, self.address)
+            yield HttpStream(reply.status, reply.reason or "", _headers(reply), chunks)
+        finally:
+            self._leave(opening)
+
+    def _leave(self, opening: asyncio.Task[aiohttp.ClientResponse]) -> None:
+        """Nobody reads the answer any more: drain it, then free its connection."""
+        drain = asyncio.ensure_future(_drained(opening))
+        self._drains.add(drain)
+
+        def drained(_: asyncio.Task[None]) -> None:
+            self._drains.discard(drain)
+            opening.cancel()  # nothing, if it is done
+            opening.add_done_callback(_let_go)
+
+        drain.add_done_callback(drained)
+
+    async def _opened(
+        self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
+    ) -> aiohttp.ClientResponse:
+        return await self._open(method, raw_path, headers, body)
 
     def _open(
         self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
     ) -> "aiohttp.client._RequestContextManager":
         assert self._session is not None, "call start() first"
-        url = URL(f"http://{self.address}{raw_path}", encoded=True)
+        path, _, query = raw_path.partition("?")  # by hand: to Triton '#' is part of the path
+        url = URL.build(
+            scheme="http", authority=self.address, path=path, query_string=query, encoded=True
+        )
         return self._session.request(
-            method, url, headers=end_to_end(headers), data=body, allow_redirects=False
+            method, url, headers=end_to_end(headers), data=body or None, allow_redirects=False
         )
 
     async def _request(
@@ -129,6 +164,21 @@ async def _chunks(reply: aiohttp.ClientResponse, address: str) -> AsyncIterator[
     with _faults(address):
         async for chunk in reply.content.iter_any():
             yield chunk
+
+
+async def _drained(opening: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    """Read an answer to its end, unread, within the bound."""
+    with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+        async with asyncio.timeout(STREAM_DRAIN_S):
+            reply = await asyncio.shield(opening)
+            async for _ in reply.content.iter_any():
+                pass
+
+
+def _let_go(opening: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    """The connection is free for others, or closed if the answer is still coming."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 @contextlib.contextmanager
