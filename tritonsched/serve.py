@@ -33,7 +33,7 @@ from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
 from tritonsched.metrics import Metrics
 from tritonsched.proxy.driver import Driver
-from tritonsched.proxy.feedback import ReplyLag
+from tritonsched.proxy.feedback import LoopLags
 from tritonsched.proxy.health import Health
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import Proxy
@@ -117,7 +117,7 @@ class Sidecar:
         self._tasks: set[asyncio.Task[None]] = set()
         self._embedded: EmbeddedTriton | None = None
         self._stopping = False
-        self._reply_lag = ReplyLag()
+        self._lags = LoopLags()
         self._replies = 0
         self._told_apart: set[str] = set()
 
@@ -192,6 +192,7 @@ class Sidecar:
             clock=time.monotonic_ns,
             make_timer=lambda fired: TimerFd(loop, fired),
             on_reply=self._replied,
+            on_send=self._lags.send.observe,
             on_lost=self._triton_lost,
             on_taken_apart=self._taken_apart,
         )
@@ -251,10 +252,10 @@ class Sidecar:
     # -- while it runs ------------------------------------------------------------------------
 
     def _replied(self, lag_ns: int) -> None:
-        self._reply_lag.observe(lag_ns)
+        self._lags.reply.observe(lag_ns)
         self._replies += 1
         if self._replies % REPLIES_PER_RETUNE == 0:
-            tuning = self._reply_lag.tuned(self.scheduler.tuning)
+            tuning = self._lags.tuned(self.scheduler.tuning)
             if tuning is not None:
                 self.driver.retune(tuning)
 

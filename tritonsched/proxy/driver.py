@@ -56,7 +56,8 @@ class Driver:
 
     clock: monotonic nanoseconds. make_timer: builds the one timer around the pump.
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
-    answer waited between Triton and its frontend, in ns. on_lost: Triton did not answer a batch.
+    answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
+    batch's message was made, in ns. on_lost: Triton did not answer a batch.
     on_taken_apart: a merged batch of this model failed and is sent one by one.
     """
 
@@ -69,6 +70,7 @@ class Driver:
         make_timer: Callable[[Callable[[], None]], Timer],
         on_decisions: Listener | None = None,
         on_reply: Callable[[int], None] | None = None,
+        on_send: Callable[[int], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         on_taken_apart: Callable[[str, errors.BackendError], None] | None = None,
     ) -> None:
@@ -77,8 +79,10 @@ class Driver:
         self._clock = clock
         self._timer = make_timer(self._timer_fired)
         self._armed: int | None = None
+        self._late_ns = 0  # of the timer that started this pump
         self._on_decisions = on_decisions
         self._on_reply = on_reply
+        self._on_send = on_send
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
         self._loop = asyncio.get_running_loop()
@@ -139,8 +143,10 @@ class Driver:
             self._loop.call_soon(self._pump)
 
     def _timer_fired(self) -> None:
-        self._armed = None  # consumed, even if it came early
+        due_ns, self._armed = self._armed, None  # consumed, even if it came early
+        self._late_ns = max(0, self._clock() - due_ns) if due_ns is not None else 0
         self._pump()
+        self._late_ns = 0
 
     def _pump(self) -> None:
         self._pump_due = False
@@ -159,7 +165,7 @@ class Driver:
         match decision:
             case Dispatch(batch):
                 jobs = [self._pending[request.id].job for request in batch.requests]
-                task = self._loop.create_task(self._execute(batch, jobs))
+                task = self._loop.create_task(self._execute(batch, jobs, self._late_ns))
                 self._batches.add(task)
                 task.add_done_callback(self._batches.discard)
             case Reject(request, reason, retry_after_ns):
@@ -172,12 +178,12 @@ class Driver:
 
     # -- one batch ----------------------------------------------------------------------------
 
-    async def _execute(self, batch: Batch, jobs: list[Job]) -> None:
+    async def _execute(self, batch: Batch, jobs: list[Job], late_ns: int) -> None:
         """Send, and answer every member exactly once, whatever happens."""
         completion = Completion(batch.id, ok=False)
         try:
             merged = not (jobs[0].lone or batch.requests[0].alone)
-            answers = await (self._merged(batch, jobs) if merged else self._alone(jobs[0]))
+            answers = await (self._merged(batch, jobs, late_ns) if merged else self._alone(jobs[0]))
             completion = Completion(batch.id, ok=all(map(_is_ok, answers)))
             for job, answer in zip(jobs, answers, strict=True):
                 self._answer(batch, job, answer)
@@ -198,8 +204,11 @@ class Driver:
                 self._take_apart(batch)
             self._wake()
 
-    async def _merged(self, batch: Batch, jobs: list[Job]) -> Sequence[Answer]:
-        reply = await self._backend.infer(join(batch, jobs))
+    async def _merged(self, batch: Batch, jobs: list[Job], late_ns: int) -> Sequence[Answer]:
+        call = join(batch, jobs)
+        if self._on_send is not None:
+            self._on_send(self._clock() - batch.dispatch_ns + late_ns)
+        reply = await self._backend.infer(call)
         try:
             return split(reply, jobs)
         finally:

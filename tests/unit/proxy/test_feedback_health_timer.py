@@ -6,41 +6,52 @@ import time
 import pytest
 
 from tests.virtual_loop import VirtualLoop, run_virtual
-from tritonsched.core.tuning import Tuning
+from tritonsched.core.tuning import GUARD_NS, Tuning
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import TritonUnavailable
-from tritonsched.proxy.feedback import LAG_NS_MAX, LAG_NS_MIN, ReplyLag
+from tritonsched.proxy.feedback import GUARD_NS_MAX, LAG_NS_MAX, LAG_NS_MIN, Lag, LoopLags
 from tritonsched.proxy.health import ASK_AWAY_S, Health
 from tritonsched.proxy.timer import LoopTimer, TimerFd
 
 
-def test_the_lag_follows_a_step_up_and_down() -> None:
-    lag = ReplyLag()
+def test_the_reply_lag_follows_a_step_up_and_down() -> None:
+    lags = LoopLags()
     for _ in range(200):
-        lag.observe(4_000_000)
-    tuned = lag.tuned(Tuning())
+        lags.reply.observe(4_000_000)
+    tuned = lags.tuned(Tuning())
     assert tuned is not None
     assert 3_000_000 <= tuned.reply_ns <= 5_000_000
     for _ in range(5_000):
-        lag.observe(100_000)
-    again = lag.tuned(tuned)
+        lags.reply.observe(100_000)
+    again = lags.tuned(tuned)
     assert again is not None
     assert again.reply_ns < 200_000
 
 
+def test_the_send_lag_makes_the_guard_longer_and_is_bounded() -> None:
+    lags = LoopLags()
+    for _ in range(200):
+        lags.send.observe(2_000_000)
+    tuned = lags.tuned(Tuning())
+    assert tuned is not None
+    assert GUARD_NS + 1_500_000 <= tuned.guard_ns <= GUARD_NS + 2_500_000
+    for _ in range(1_000):
+        lags.send.observe(10**12)
+    bounded = lags.tuned(tuned)
+    assert bounded is not None
+    assert bounded.guard_ns == GUARD_NS_MAX
+
+
 def test_small_moves_do_not_retune() -> None:
-    lag = ReplyLag()
-    tuned = lag.tuned(Tuning(reply_ns=LAG_NS_MIN))
-    assert tuned is None
+    tuning = Tuning(reply_ns=LAG_NS_MIN, guard_ns=GUARD_NS + LAG_NS_MIN)
+    assert LoopLags().tuned(tuning) is None
 
 
-def test_the_lag_stays_within_its_bounds() -> None:
-    lag = ReplyLag()
+def test_a_lag_stays_within_its_bounds() -> None:
+    lag = Lag()
     for _ in range(1_000):
         lag.observe(10**12)
-    tuned = lag.tuned(Tuning())
-    assert tuned is not None
-    assert tuned.reply_ns == LAG_NS_MAX
+    assert lag.ns == LAG_NS_MAX
 
 
 class _Triton:
