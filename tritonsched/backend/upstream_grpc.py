@@ -43,6 +43,9 @@ _CONNECTION_WORDS = (
     "connection aborted",
     "name resolution",
     "dns resolution",
+    "errors resolving",
+    "keepalive watchdog",
+    "cancelling all calls",
     "connection attempt timed out",
 )
 """How grpc's core words the faults of a connection. A status that Triton itself sent never has

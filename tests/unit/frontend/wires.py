@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -93,7 +94,8 @@ class Call:
 class RawGrpc(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     """A gRPC server of raw bytes. Methods ending in `StreamInfer` are streams.
 
-    unary: the answer to a call; it may abort. stream: the answers, given the messages.
+    unary: the answer to a call; it may abort. stream: the answers, given the messages. stop: ends
+    the server, whatever runs.
     """
 
     def __init__(
@@ -106,16 +108,13 @@ class RawGrpc(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
         self._answer = unary
         self._answers = stream
         self.address = ""
+        self.stop: Callable[[], Awaitable[None]]
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = handler_call_details.method
         if method.endswith("StreamInfer"):
-            return grpc.stream_stream_rpc_method_handler(
-                lambda messages, context: self._stream(method, messages, context)
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            lambda message, context: self._unary(method, message, context)
-        )
+            return grpc.stream_stream_rpc_method_handler(partial(self._stream, method))
+        return grpc.unary_unary_rpc_method_handler(partial(self._unary, method))
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until it is so; looked at whenever a call changes."""
@@ -160,12 +159,18 @@ class RawGrpc(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: RawGrpc) -> AsyncIterator[RawGrpc]:
+async def serving(handler: RawGrpc, *, receive_bytes_max: int = 1 << 20) -> AsyncIterator[RawGrpc]:
     """The handler on a free port of loopback, for the time of the block."""
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    options = (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", receive_bytes_max),
+        ("grpc.max_send_message_length", -1),
+    )
+    server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port(f"{HOST}:0")
     handler.address = f"{HOST}:{port}"
+    handler.stop = partial(server.stop, None)
     await server.start()
     try:
         yield handler
