@@ -28,14 +28,16 @@ INNER_REASONS = {
 
 def section(title: str) -> str:
     """The text of one second-level section."""
-    match = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
+    match = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL
+    )
     assert match, title
     return match.group(1)
 
 
 def first_cells(text: str) -> set[str]:
     """The code words in the first column of the section's tables."""
-    rows = re.findall(r"^\| ([^|]*`[^|]*) \|", text, re.M)
+    rows = re.findall(r"^\| ([^|]*`[^|]*) \|", text, re.MULTILINE)
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
 
 
@@ -63,7 +65,7 @@ def test_every_policy_key_is_described_and_exists() -> None:
 
 
 def test_the_example_policy_loads() -> None:
-    match = re.search(r"```yaml\n(.*?)```", section("Policy file"), re.S)
+    match = re.search(r"```yaml\n(.*?)```", section("Policy file"), re.DOTALL)
     assert match
     assert parse_policy(match.group(1)).class_of_model("classify_lite2") == "gold"
 
@@ -79,7 +81,7 @@ def test_every_reason_is_described_and_exists_with_its_codes() -> None:
         for leaf in leaves(errors.TritonschedError)
         if leaf.reason not in INNER_REASONS
     }
-    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (\w+) \|", section("Refusals"), re.M)
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (\w+) \|", section("Refusals"), re.MULTILINE)
     assert set(rows) == expected
 
 

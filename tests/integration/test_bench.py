@@ -1,7 +1,10 @@
 """`tritonsched bench` against a real sidecar and a real Triton, on both protocols."""
 
+import asyncio
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,21 +13,22 @@ from tests.integration.sidecars import grpc_url, http_url
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.bench.clients import TargetError
 from tritonsched.bench.load import BenchOptions, run
-from tritonsched.bench.plan import Arrivals, LoadClass
+from tritonsched.bench.plan import Arrivals, DeadlineAs, LoadClass
 from tritonsched.bench.report import table
 from tritonsched.cli import app
 from tritonsched.serve import Sidecar
+from tritonsched.tensors import Wire
 
 GENEROUS = LoadClass("generous", 0.5, 60_000.0)
 IMPOSSIBLE = LoadClass("impossible", 0.5, 0.001)
 
 
-def options(target: str, protocol: str, **fields: object) -> BenchOptions:
-    given: dict[str, object] = {
+def options(target: str, protocol: str, **fields: Any) -> BenchOptions:
+    given: dict[str, Any] = {
         "model": "echo", "rate": 200.0, "duration_s": 0.5, "warmup_s": 0.1,
         "classes": (GENEROUS, IMPOSSIBLE), "shapes": (("INPUT", (4,)),),
     }  # fmt: skip
-    return BenchOptions(target=target, protocol=protocol, **(given | fields))  # type: ignore[arg-type]
+    return BenchOptions(target=target, protocol=Wire(protocol), **(given | fields))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -48,7 +52,7 @@ async def test_answers_and_refusals_are_counted_by_class_and_add_up(
 async def test_the_same_load_goes_straight_at_triton(triton: EmbeddedTriton, protocol: str) -> None:
     """Raw Triton knows no deadlines: late answers are seen and counted late."""
     target = triton.grpc_address if protocol == "grpc" else triton.http_address
-    made = options(target, protocol, deadline_as="timeout", arrivals=Arrivals.CONSTANT)
+    made = options(target, protocol, deadline_as=DeadlineAs.TIMEOUT, arrivals=Arrivals.CONSTANT)
     result = await run(made)
     bad = result["classes"]["impossible"]
     assert bad["late"] == bad["sent"] > 0
@@ -78,8 +82,6 @@ async def test_a_target_that_is_not_there_and_a_model_that_is_not_are_told(
 def test_the_command_writes_json_and_refuses_bad_words(tmp_path: Path) -> None:
     runner = CliRunner()
     for words in (
-        ["--protocol", "smoke"],
-        ["--deadline-as", "hope"],
         ["--class", "a:b"],
         ["--shape", "x"],
         ["--target", "127.0.0.1:1"],
@@ -91,9 +93,6 @@ def test_the_command_writes_json_and_refuses_bad_words(tmp_path: Path) -> None:
 
 async def test_the_commands_json_file_is_the_result(sidecar: Sidecar, tmp_path: Path) -> None:
     """As a process of its own: the command runs its own event loop."""
-    import asyncio
-    import sys
-
     path = tmp_path / "result.json"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tritonsched", "bench", "--model", "echo", "--shape", "INPUT:4",

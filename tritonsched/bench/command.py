@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvloop
@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from tritonsched.bench.clients import TargetError
 from tritonsched.bench.load import BenchOptions, run
 from tritonsched.bench.load import Progress as OnProgress
-from tritonsched.bench.plan import DEFAULT_CLASS, Arrivals, parse_class
+from tritonsched.bench.plan import DEFAULT_CLASS, Arrivals, DeadlineAs, parse_class
 from tritonsched.bench.report import table
+from tritonsched.tensors import Wire
 
+PORTS = {Wire.GRPC: 8001, Wire.HTTP: 8000}
 PROGRESS_EVERY = 100  # sends between two looks of the bar
 _stdout = Console(highlight=False)
 _stderr = Console(stderr=True, highlight=False)
@@ -25,7 +27,7 @@ _stderr = Console(stderr=True, highlight=False)
 TargetOption = Annotated[
     str | None, typer.Option(help="HOST:PORT; default the sidecar's own port on 127.0.0.1.")
 ]
-ProtocolOption = Annotated[str, typer.Option(help="grpc or http.")]
+ProtocolOption = Annotated[Wire, typer.Option(help="The protocol.")]
 RateOption = Annotated[float, typer.Option(min=0.001, help="Requests a second.")]
 DurationOption = Annotated[float, typer.Option(min=0.001, help="Seconds that count.")]
 WarmupOption = Annotated[float, typer.Option(min=0, help="Seconds before, not counted.")]
@@ -37,7 +39,7 @@ ShapeOption = Annotated[
     list[str] | None, typer.Option("--shape", help="NAME:DIM,DIM of an input with variable ones.")
 ]
 DeadlineOption = Annotated[
-    str, typer.Option(help="How a deadline is told: header, timeout (v2 parameter) or none.")
+    DeadlineAs, typer.Option(help="How a deadline is told; timeout: the v2 parameter.")
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")
@@ -48,7 +50,7 @@ def bench(
     *,
     model: Annotated[str, typer.Option(help="Model to call.")] = "classify_lite0",
     target: TargetOption = None,
-    protocol: ProtocolOption = "grpc",
+    protocol: ProtocolOption = Wire.GRPC,
     rate: RateOption = 10.0,
     duration_s: DurationOption = 10.0,
     warmup_s: WarmupOption = 1.0,
@@ -57,7 +59,7 @@ def bench(
     rows: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 1,
     shape: ShapeOption = None,
     pictures: Annotated[bool, typer.Option(help="Send the packaged pictures.")] = False,
-    deadline_as: DeadlineOption = "header",
+    deadline_as: DeadlineOption = DeadlineAs.HEADER,
     send_class: Annotated[bool, typer.Option(help="Send x-tritonsched-class.")] = False,
     in_flight_max: Annotated[int, typer.Option(min=1, help="More are not sent.")] = 10_000,
     drain_s: Annotated[float, typer.Option(min=0, help="Wait for answers at the end.")] = 10.0,
@@ -65,14 +67,10 @@ def bench(
     json_file: JsonOption = None,
 ) -> None:
     """Open-loop load: count what is answered in time, by class."""
-    if protocol not in ("grpc", "http"):
-        _refuse(f"--protocol: {protocol!r} is not grpc or http")
-    if deadline_as not in ("header", "timeout", "none"):
-        _refuse(f"--deadline-as: {deadline_as!r} is not header, timeout or none")
     try:
         options = BenchOptions(
-            target=target or ("127.0.0.1:8001" if protocol == "grpc" else "127.0.0.1:8000"),
-            protocol=cast("Literal['grpc', 'http']", protocol),
+            target=target or f"127.0.0.1:{PORTS[protocol]}",
+            protocol=protocol,
             model=model,
             rate=rate,
             duration_s=duration_s,
@@ -82,7 +80,7 @@ def bench(
             rows=rows,
             shapes=tuple(map(parse_shape, shape or ())),
             pictures=pictures,
-            deadline_as=cast("Literal['header', 'timeout', 'none']", deadline_as),
+            deadline_as=deadline_as,
             send_class=send_class,
             in_flight_max=in_flight_max,
             drain_s=drain_s,
@@ -92,13 +90,18 @@ def bench(
             result = runner.run(run(options, progress))
     except (TargetError, ValueError) as error:
         _refuse(str(error))
+    _show(result, json_file)
+
+
+def _show(result: dict[str, Any], json_file: Path | None) -> None:
+    """A table for people, or JSON to a file (and the table) or to standard output (alone)."""
     text = json.dumps(result, indent=2)
-    if json_file is not None and str(json_file) != "-":
-        json_file.write_text(text + "\n")
     if json_file is not None and str(json_file) == "-":
         _stdout.print(text, markup=False, soft_wrap=True)
-    else:
-        _stdout.print(table(result))
+        return
+    if json_file is not None:
+        json_file.write_text(text + "\n")
+    _stdout.print(table(result))
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

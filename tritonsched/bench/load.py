@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from tritonsched.bench.clients import Client, GrpcClient, HttpClient
 from tritonsched.bench.measure import ClassCount, quantile_ms
 from tritonsched.bench.payload import PAYLOADS, Wording, inputs
-from tritonsched.bench.plan import DEFAULT_CLASS, Arrivals, LoadClass, Shot, schedule
+from tritonsched.bench.plan import DEFAULT_CLASS, Arrivals, DeadlineAs, LoadClass, Shot, schedule
 from tritonsched.proxy.timer import TimerFd
+from tritonsched.tensors import Wire
 
 START_NS = 20_000_000  # from "go" to the schedule's zero, so that the first request is not late
 Progress = Callable[[int, int], None]
@@ -30,7 +31,7 @@ class BenchOptions:
     """What to send where. rate: requests a second; shapes: see payload.inputs."""
 
     target: str
-    protocol: Literal["grpc", "http"]
+    protocol: Wire
     model: str
     rate: float
     duration_s: float
@@ -40,7 +41,7 @@ class BenchOptions:
     rows: int = 1
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     pictures: bool = False
-    deadline_as: Literal["header", "timeout", "none"] = "header"
+    deadline_as: DeadlineAs = DeadlineAs.HEADER
     send_class: bool = False
     in_flight_max: int = 10_000
     drain_s: float = 10.0
@@ -51,7 +52,7 @@ async def run(
     options: BenchOptions, progress: Progress = lambda _done, _all: None
 ) -> dict[str, Any]:
     """The whole run; the result is what `--json` writes. Raises TargetError or ValueError."""
-    client: Client = (GrpcClient if options.protocol == "grpc" else HttpClient)(options.target)
+    client: Client = (GrpcClient if options.protocol is Wire.GRPC else HttpClient)(options.target)
     try:
         await _prepare(client, options)
         shots = schedule(
@@ -82,7 +83,9 @@ async def _prepare(client: Client, options: BenchOptions) -> None:
     )
     how = options.deadline_as
     wording = Wording(
-        timeout=how == "timeout", header=how == "header", send_class=options.send_class
+        timeout=how is DeadlineAs.TIMEOUT,
+        header=how is DeadlineAs.HEADER,
+        send_class=options.send_class,
     )
     client.prepare(options.model, options.classes, payloads, wording)
 

@@ -19,6 +19,14 @@ class Arrivals(StrEnum):
     CONSTANT = "constant"
 
 
+class DeadlineAs(StrEnum):
+    """How a deadline is told to the target."""
+
+    HEADER = "header"
+    TIMEOUT = "timeout"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class LoadClass:
     """A class of requests.

@@ -17,10 +17,10 @@ from tests.helpers import (
     server,
     submit,
 )
-from tritonsched.core.batch import Completion, Dispatch, Reject
+from tritonsched.core.batch import Completion, Reject
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Outcome, RejectReason, Request
+from tritonsched.core.request import RejectReason, Request
 from tritonsched.core.scheduler import AWAY_RETRY_NS, Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
@@ -384,33 +384,6 @@ def test_deciding_twice_decides_nothing_more() -> None:
     table.at(0, submit(*made))
     assert table.scheduler.decide(0) == []
     assert table.scheduler.decide(1) == []
-
-
-def test_time_does_not_go_back() -> None:
-    table = Table()
-    table.at(5)
-    with pytest.raises(AssertionError, match="time went back: 4 after 5"):
-        table.scheduler.decide(4)
-
-
-def test_a_scheduler_says_what_it_holds() -> None:
-    table = Table()
-    table.at(0, submit(request(1)))
-    table.at(1, submit(request(2)))
-    assert repr(table.scheduler) == "<scheduler lite ready: 1 queued, 1 batches running>"
-
-
-def test_a_dispatch_names_when_it_is_expected_to_be_back() -> None:
-    scheduler = Scheduler(POLICIES["lite"](), tuning=JIT)
-    scheduler.set_variant(Variant("m", 8, ("gpu",)), 0)
-    scheduler.set_profile("m", "gpu", exact({1: 6 * MS}))
-    scheduler.submit(request(1), 0)
-    (decision,) = scheduler.decide(0)
-    assert isinstance(decision, Dispatch)
-    assert decision.batch.expected_end_ns == 7 * MS
-    assert not decision.batch.probe
-    assert scheduler.queued() == {"m": 0}
-    assert Outcome.SERVED.value == "served"
 
 
 class _Idle:
