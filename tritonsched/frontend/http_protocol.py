@@ -9,14 +9,16 @@ Sources: RFC 9112; aiohttp and uvicorn for the order of things at the end of a c
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
 import httptools
+import structlog
 
 from tritonsched.errors import PayloadTooLarge
 from tritonsched.frontend.status import http_reply
@@ -24,9 +26,11 @@ from tritonsched.tensors import HttpReply
 
 HEADER_BYTES_MAX = 32 * 1024  # all of a request's head; Triton resets connections somewhat below
 PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn
+LINGER_S = 2.0  # for a client to read why it was refused, before what it still sends resets it
 _NO_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_log = structlog.get_logger()
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -45,12 +49,14 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class StreamReply:
-    """An answer that is passed on in pieces, chunked, at the client's speed."""
+    """An answer that is passed on in pieces, chunked, at the client's speed. chunks: closed when
+    the client has left.
+    """
 
     status: int
     reason: str
     headers: Headers
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes]
 
 
 Handler = Callable[[HttpRequest], Awaitable[HttpReply | StreamReply]]
@@ -71,7 +77,8 @@ class HttpProtocol(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._is_refused = False
+        self._refusal: HttpReply | None = None
+        self._owes_continue = False
         self.is_closing = False
         self._reset()
 
@@ -98,20 +105,33 @@ class HttpProtocol(asyncio.Protocol):
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._refusal is not None or self.is_closing:
             return
         try:
             self._parser.feed_data(data)
         except PayloadTooLarge as error:
             self._refuse(http_reply(error))
-        except httptools.HttpParserUpgrade:
-            self.is_closing = True  # asked to speak something else: answer in HTTP/1.1, then close
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_on(data[upgrade.args[0] :])
         except (httptools.HttpParserCallbackError, httptools.HttpParserError) as error:
             cause = error.__context__
             if isinstance(cause, PayloadTooLarge):
                 self._refuse(http_reply(cause))
             else:
                 self._refuse(HttpReply(400, "Bad Request", (), b""))
+
+    def _read_on(self, rest: bytes) -> None:
+        """The client asked for another protocol, and the parser takes the body for that one. A
+        server may ignore it (RFC 9110 7.8): read the head again without the question.
+        """
+        if self._parser.get_method() == b"CONNECT":
+            self._refuse(HttpReply(405, "Not Allowed", (), b""))
+            return
+        method = self._parser.get_method().decode("latin-1")
+        head = [f"{method} {self._target.decode('latin-1')} HTTP/{self._parser.get_http_version()}"]
+        head += [f"{name}: {value}" for name, value in self._headers if name.lower() != "upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received("\r\n".join((*head, "\r\n")).encode("latin-1") + rest)
 
     def eof_received(self) -> bool:
         return False
@@ -142,12 +162,21 @@ class HttpProtocol(asyncio.Protocol):
             raise PayloadTooLarge(f"the request's head exceeds {HEADER_BYTES_MAX} bytes")
 
     def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # it comes again
         for name, value in self._headers:
             lower = name.lower()
             if lower == "content-length" and int(value) > self._limit:
                 self._too_large()
-            if lower == "expect" and value.lower() == "100-continue" and self._transport:
-                self._transport.write(_CONTINUE)
+            if lower == "expect" and value.lower() == "100-continue":
+                self._owes_continue = True
+        if self.task is None:  # else the answers before it come first
+            self._continue()
+
+    def _continue(self) -> None:
+        if self._owes_continue:
+            self._owes_continue = False
+            self._write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -159,6 +188,8 @@ class HttpProtocol(asyncio.Protocol):
         raise PayloadTooLarge(f"the body exceeds {self._limit} bytes; raise limits.request_mib_max")
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         chunks = self._chunks
         request = HttpRequest(
             method=self._parser.get_method().decode("latin-1"),
@@ -169,6 +200,7 @@ class HttpProtocol(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive(),
         )
         self._chunks = []
+        self._owes_continue = False  # it did not wait
         if self.task is not None:
             self._queue.append(request)
             if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
@@ -185,13 +217,17 @@ class HttpProtocol(asyncio.Protocol):
         keep_alive = False
         try:
             reply = await self._handler(request)
-            keep_alive = request.keep_alive and not self.is_closing
+            wanted = request.keep_alive and not self.is_closing
             if isinstance(reply, StreamReply):
-                await self._stream(reply, keep_alive=keep_alive)
-            elif self._transport is not None:
-                self._transport.write(encode_reply(reply, keep_alive=keep_alive))
+                await self._stream(reply, keep_alive=wanted)
+            else:
+                self._write(encode_reply(reply, keep_alive=wanted))
                 if not self._writable.is_set():
                     await self._writable.wait()
+            keep_alive = wanted
+        except Exception as error:
+            _log.warning("an answer broke off", error=str(error), target=request.target)
+            self.abort()  # the client must not take what it has for the whole
         finally:
             self.task = None
             self._next(keep_alive=keep_alive)
@@ -204,26 +240,38 @@ class HttpProtocol(asyncio.Protocol):
         elif self._queue:
             self._transport.resume_reading()
             self._start(self._queue.popleft())
+        elif self._refusal is not None:
+            self._say_refusal(self._refusal)
+        else:
+            self._continue()
 
     async def _stream(self, reply: StreamReply, *, keep_alive: bool) -> None:
-        self._write(encode_head(reply.status, reply.reason, reply.headers, None, keep_alive))
-        async for chunk in reply.chunks:
-            if chunk:
-                self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                await self._writable.wait()
-        self._write(b"0\r\n\r\n")
+        async with contextlib.aclosing(reply.chunks):
+            self._write(encode_head(reply.status, reply.reason, reply.headers, None, keep_alive))
+            async for chunk in reply.chunks:
+                if chunk:
+                    self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                    await self._writable.wait()
+            self._write(b"0\r\n\r\n")
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
 
     def _refuse(self, reply: HttpReply) -> None:
-        """The connection cannot be read any further: say why, and close."""
-        self._is_refused = True
+        """The connection cannot be read any further: when all before is answered, say why."""
+        self._refusal = reply
+        if self.task is None:
+            self._say_refusal(reply)
+
+    def _say_refusal(self, reply: HttpReply) -> None:
+        """Say why, and close when the client has, or a little later: what it still sends is
+        dropped, because closing on unread bytes would reset the connection under the answer.
+        """
+        self._write(encode_reply(reply, keep_alive=False))
         if self._transport is not None:
-            if self.task is None:
-                self._transport.write(encode_reply(reply, keep_alive=False))
-            self._transport.close()
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def close_when_idle(self) -> None:
         """Finish the running request, take no other."""

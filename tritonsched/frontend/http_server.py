@@ -8,7 +8,7 @@ the same.
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from tritonsched.backend.upstream_http import HttpUpstream
@@ -122,7 +122,7 @@ class HttpServer:
             self._upstream.stream(request.method, raw_path, request.headers, request.body)
         )
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes]:
             async with stack:
                 async for chunk in reply.chunks:
                     yield chunk

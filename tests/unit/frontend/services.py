@@ -1,0 +1,57 @@
+"""The sidecar as the front ends know it, played by a test."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tritonsched.tensors import Answer, Explain, HttpReply, InferCall, MergedReply, Tensor
+
+DATA = bytes(range(16))
+EXPLAIN = Explain(
+    queue_ns=3_120_000, batch_rows=8, batch_requests=4, variant="m", slack_ns=1_500_000
+)
+EXPLAINED = (
+    "queue_ms=3.120; batch_rows=8; batch_requests=4; variant=m; slack_ms=1.500"  # the whole of it
+)
+
+
+def merged(*, explain: Explain | None = None) -> MergedReply:
+    return MergedReply("m", "3", (Tensor("OUT", "FP32", (1, 4), DATA),), explain)
+
+
+class Service:
+    """An InferService. calls: what came; said: each invalidation, and what a test adds."""
+
+    def __init__(self, answer: Callable[[InferCall], Awaitable[Answer]] | None = None) -> None:
+        self.calls: list[InferCall] = []
+        self.said: list[str] = []
+        self.ready = True
+        self._answer = answer
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready
+
+    async def infer(self, call: InferCall) -> Answer:
+        self.calls.append(call)
+        return merged() if self._answer is None else await self._answer(call)
+
+    async def invalidate(self, model: str) -> None:
+        self.said.append(f"invalidate {model}")
+
+
+def always(answer: Answer | Exception) -> Callable[[InferCall], Awaitable[Answer]]:
+    """The same answer, or error, to every call."""
+
+    async def given(_call: InferCall) -> Answer:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return given
+
+
+def http_reply(**fields: Any) -> HttpReply:
+    given: dict[str, Any] = {
+        "status": 400, "reason": "Bad Request", "headers": (("X-A", "1"),), "body": b"why",
+    }  # fmt: skip
+    return HttpReply(**(given | fields))
