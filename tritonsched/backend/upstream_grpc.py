@@ -120,7 +120,7 @@ class GrpcUpstream:
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            return self._error_reply(error)
+            return self.error_reply(error)
         return GrpcReply(
             "OK",
             "",
@@ -129,7 +129,8 @@ class GrpcUpstream:
             end_to_end(await call.trailing_metadata()),
         )
 
-    def _error_reply(self, error: grpc.aio.AioRpcError) -> GrpcReply:
+    def error_reply(self, error: grpc.aio.AioRpcError) -> GrpcReply:
+        """A status that Triton sent. Raises TritonUnavailable if the channel made it."""
         details = error.details() or ""
         if is_connection_fault(error.code(), details):
             text = f"Triton's gRPC port {self.address} does not answer"

@@ -15,8 +15,8 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, end_to_end
-from tritonsched.errors import StartupError, TritonschedError
+from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, Metadata, end_to_end
+from tritonsched.errors import StartupError, TritonschedError, TritonUnavailable
 from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
@@ -24,6 +24,7 @@ from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedR
 
 STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
 STREAM_DRAIN_S = 30.0  # for Triton to finish a stream whose client has left
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _NOT_SERVING = b"\x08\x02"  # HealthCheckResponse(status=NOT_SERVING)
 _FORWARDED = frozenset(
@@ -154,23 +155,34 @@ class GrpcServer:
     async def _stream(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        """ModelStreamInfer: both directions as they come; half-close is relayed."""
+        """ModelStreamInfer: both directions as they come; half-close is relayed.
+
+        Each read is a task of its own: a read that is cancelled cancels the call, and a client that
+        leaves cancels this.
+        """
         metadata = end_to_end(context.invocation_metadata())
         call = self._upstream.stream(f"{SERVICE}ModelStreamInfer", _until_left(messages), metadata)
+        reading: asyncio.Task[Any] = asyncio.ensure_future(call.read())
         try:
-            async for message in call:
+            while (message := await asyncio.shield(reading)) is not _EOF:
                 yield message
-            code, details = await call.code(), await call.details()
-            if code is not grpc.StatusCode.OK:
-                await context.abort(code, details, end_to_end(await call.trailing_metadata()))
+                reading = asyncio.ensure_future(call.read())
+            context.set_trailing_metadata(end_to_end(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
-            trailers = end_to_end(tuple(error.trailing_metadata()))
-            await context.abort(error.code(), error.details() or "", trailers)
+            await context.abort(*self._stream_status(error))
         finally:
             if not call.done():
-                task = asyncio.ensure_future(_drain(call))
+                task = asyncio.ensure_future(_drain(call, reading))
                 self._drains.add(task)
                 task.add_done_callback(self._drains.discard)
+
+    def _stream_status(self, error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, Metadata]:
+        """The status of a stream that failed: Triton's own, or ours if it went away."""
+        try:
+            reply = self._upstream.error_reply(error)
+        except TritonUnavailable as away:
+            return grpc_status(away)
+        return error.code(), reply.details, reply.trailing_metadata
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
@@ -230,16 +242,14 @@ def as_grpc(answer: Answer, call: InferCall) -> GrpcReply:
 
 async def _until_left(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The client's messages; a client that leaves half-closes."""
-    with contextlib.suppress(asyncio.CancelledError, grpc.aio.UsageError):
+    with contextlib.suppress(asyncio.CancelledError, grpc.aio.BaseError):
         async for message in messages:
             yield message
 
 
-async def _drain(call: Any) -> None:
-    """Let Triton finish: a cancelled stream can crash it."""
-    try:
+async def _drain(call: Any, reading: asyncio.Task[Any]) -> None:
+    """Let Triton finish within the bound: a cancelled stream can crash it."""
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
         async with asyncio.timeout(STREAM_DRAIN_S):
-            async for _ in call:
-                pass
-    except (TimeoutError, grpc.aio.AioRpcError, asyncio.CancelledError):
-        call.cancel()
+            while await reading is not _EOF:
+                reading = asyncio.ensure_future(call.read())
