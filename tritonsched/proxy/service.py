@@ -45,25 +45,22 @@ class ModelCache:
         return await asyncio.shield(task)
 
     async def _ask(self, key: tuple[str, str]) -> ModelInfo | None:
-        generation = self._generation
-        info = await self._backend.model_info(*key)
-        if info is not None and generation == self._generation:
+        while True:
+            generation = self._generation
+            info = await self._backend.model_info(*key)
+            if generation == self._generation:  # else it may be of the model before a load
+                break
+        if info is not None:
             while len(self._known) >= MODELS_MAX:
                 del self._known[next(iter(self._known))]
             self._known[key] = info
-        if info is not None:
             self._announce(info)
         return info
 
-    def forget(self, model: str | None = None) -> None:
-        """Ask again, for one model or for all: it was loaded, unloaded, or Triton is another
-        one.
-        """
+    def forget(self) -> None:
+        """Ask again for all models: one was loaded or unloaded, or Triton is another one."""
         self._generation += 1
-        if model is None:
-            self._known.clear()
-        for key in [key for key in self._known if key[0] == model]:
-            del self._known[key]
+        self._known.clear()
 
 
 class Proxy:

@@ -60,7 +60,13 @@ class Scene:
     """A driver, the script behind it, and everything it tells."""
 
     def __init__(
-        self, loop: VirtualLoop, *steps: Step, tuning: Tuning = EXACT, late_ns: int = 0, **more: Any
+        self,
+        loop: VirtualLoop,
+        *steps: Step,
+        tuning: Tuning = EXACT,
+        late_ns: int = 0,
+        kind: type[ScriptedBackend] = ScriptedBackend,
+        **more: Any,
     ) -> None:
         self.loop = loop
         self.ledger = Ledger()
@@ -69,7 +75,7 @@ class Scene:
         self.sends: list[int] = []
         self.lost = 0
         self.taken_apart: list[tuple[str, str]] = []
-        self.backend = ScriptedBackend(
+        self.backend = kind(
             steps, models={"echo": ECHO}, sleeper=loop.pause, afterwards=ok(EXEC_NS), **more
         )
         scheduler = Scheduler(POLICIES["lite"](), tuning=tuning, observers=(self.ledger,))
