@@ -145,8 +145,10 @@ class Metrics:
         """What is read at scrape time. queued: requests waiting, by model."""
         self._gauges["ready",] = float(ready)
         self._gauges["tensor_bytes_in_flight",] = tensor_bytes
+        self._clear("queued_requests")  # models may have gone
         for model, count in queued.items():
-            self._gauges["queued_requests", self._label(model)] = count
+            key = ("queued_requests", self._label(model))
+            self._gauges[key] = self._gauges.get(key, 0) + count
 
     def set_tuning(self, tuning: Tuning) -> None:
         """What feedback has set."""
@@ -157,8 +159,7 @@ class Metrics:
         self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int
     ) -> None:
         """Counts since the start, from the backend's own counters."""
-        for key in [key for key in self._gauges if key[0] == "transport_info"]:
-            del self._gauges[key]
+        self._clear("transport_info")
         self._gauges["transport_info", transport] = 1
         self._gauges["backend_batches", "system"] = system
         self._gauges["backend_batches", "inline"] = inline
@@ -168,6 +169,10 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text, Prometheus 0.0.4."""
         return generate_latest(self.registry)
+
+    def _clear(self, gauge: str) -> None:
+        for key in [key for key in self._gauges if key[0] == gauge]:
+            del self._gauges[key]
 
     def _label(self, model: str) -> str:
         if model not in self._models:

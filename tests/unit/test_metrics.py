@@ -1,0 +1,157 @@
+"""What a scrape shows: each metric fed, in base units, with labels of bounded number."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.helpers import MS, S, request
+from tritonsched.core.batch import Batch
+from tritonsched.core.request import Outcome
+from tritonsched.core.tuning import Tuning
+from tritonsched.metrics import COUNTERS, GAUGES, HISTOGRAMS, MODELS_MAX, OTHER, Metrics
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(metrics: Metrics) -> Samples:
+    """What Prometheus reads."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name.removeprefix("tritonsched_"), frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, metric: str, /, **labels: str) -> float | None:
+    """One sample; `class_` stands for the label `class`."""
+    key = frozenset((label.rstrip("_"), text) for label, text in labels.items())
+    return scrape(metrics).get((metric, key))
+
+
+def batch(*numbers: int, model: str = "m", expected_ns: int = 8 * MS) -> Batch:
+    members = tuple(request(number, model=model, rows=2) for number in numbers)
+    return Batch(1, model, "gpu", members, 2 * len(members), 3 * MS, 3 * MS, expected_ns)
+
+
+def fed() -> Metrics:
+    """Everything that can be counted has happened once."""
+    metrics = Metrics()
+    done = batch(1, 2)
+    metrics.on_submit(done.requests[0], 0)
+    metrics.on_dispatch(done, 3 * MS)
+    metrics.on_complete(done, measured_ns=4 * MS, now=7 * MS)
+    metrics.on_outcome(done.requests[0], Outcome.SERVED, "", 7 * MS)
+    metrics.on_outcome(done.requests[1], Outcome.REJECTED, "queue-full", 7 * MS)
+    metrics.lone("m", "ensemble")
+    metrics.merge_failed("m")
+    metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
+    metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
+    metrics.set_backend(transport="system", system=1, inline=2, fallbacks=3, malformed=4)
+    return metrics
+
+
+def test_every_metric_that_is_announced_is_fed() -> None:
+    """And each is told with its help, its type and exactly its labels."""
+    text = fed().render().decode()
+    samples = scrape(fed())
+    for name, (told, labels) in (COUNTERS | GAUGES).items():
+        assert f"# HELP tritonsched_{name} {told}" in text
+        found = [key for key in samples if key[0] == name]
+        assert found, name
+        assert all({label for label, _ in key} == set(labels) for _, key in found), name
+    for name, (told, labels, bounds) in HISTOGRAMS.items():
+        assert f"# HELP tritonsched_{name} {told}" in text
+        assert f"# TYPE tritonsched_{name} histogram" in text
+        buckets = [key for key in samples if key[0] == f"{name}_bucket"]
+        assert len(buckets) == len(bounds) + 1, name
+        assert all({label for label, _ in key} == {*labels, "le"} for _, key in buckets), name
+
+
+def test_nothing_is_told_before_it_happened_but_the_names() -> None:
+    assert scrape(Metrics()) == {}
+    assert b"# HELP tritonsched_requests_total" in Metrics().render()
+
+
+def test_requests_are_counted_by_how_they_left() -> None:
+    metrics = fed()
+    m = {"model": "m", "class_": "c"}
+    assert value(metrics, "requests_total", **m, outcome="served") == 1
+    assert value(metrics, "requests_total", **m, outcome="rejected") == 1
+    assert value(metrics, "refusals_total", **m, reason="queue-full") == 1
+    assert value(metrics, "lone_requests_total", model="m", reason="ensemble") == 1
+    assert value(metrics, "merge_failures_total", model="m") == 1
+
+
+def test_times_are_in_seconds_and_only_answers_have_a_duration() -> None:
+    metrics = fed()
+    m = {"model": "m", "class_": "c"}
+    assert value(metrics, "request_duration_seconds_sum", **m) == 0.007
+    assert value(metrics, "request_duration_seconds_count", **m) == 1
+    metrics.on_outcome(request(3), Outcome.LATE, "", 9 * MS)
+    metrics.on_outcome(request(4), Outcome.FAILED, "", 9 * MS)
+    metrics.on_outcome(request(5), Outcome.CANCELLED, "", 9 * MS)
+    assert value(metrics, "request_duration_seconds_count", **m) == 2
+    assert value(metrics, "queue_wait_seconds_sum", **m) == 0.006
+    assert value(metrics, "queue_wait_seconds_count", **m) == 2
+    assert value(metrics, "exec_seconds_sum", model="m") == 0.004
+    assert value(metrics, "profile_error_ratio_sum", model="m") == 0.5
+    assert value(metrics, "tuning_seconds", name="rtt") == 1
+    assert value(metrics, "tuning_seconds", name="window") == 4
+
+
+def test_a_probe_of_which_nothing_was_expected_has_no_error() -> None:
+    metrics = Metrics()
+    metrics.on_complete(batch(1, expected_ns=0), measured_ns=MS, now=MS)
+    assert value(metrics, "exec_seconds_count", model="m") == 1
+    assert value(metrics, "profile_error_ratio_count", model="m") is None
+
+
+def test_a_value_on_a_bound_is_in_the_bounds_bucket() -> None:
+    """Prometheus' `le`: buckets are cumulative and include their bound."""
+    metrics = Metrics()
+    for numbers in ((1, 2), (1, 2, 3), range(1000)):
+        metrics.on_dispatch(batch(*numbers), 3 * MS)
+    counts = {
+        le: value(metrics, "batch_rows_bucket", model="m", le=le)
+        for le in ("2.0", "4.0", "8.0", "256.0", "+Inf")
+    }
+    assert counts == {"2.0": 0, "4.0": 1, "8.0": 2, "256.0": 2, "+Inf": 3}
+    assert value(metrics, "batch_requests_sum", model="m") == 1005
+
+
+def test_models_beyond_the_bound_share_a_label() -> None:
+    """Of two of them nothing is lost: counts and queues add up."""
+    metrics = Metrics()
+    names = [f"m{number}" for number in range(MODELS_MAX + 2)]
+    for name in names:
+        metrics.merge_failed(name)
+    metrics.set_state(ready=True, tensor_bytes=0, queued=dict.fromkeys(names, 3))
+    for metric, count in (("merge_failures_total", 1), ("queued_requests", 3)):
+        told = {key: number for (name, key), number in scrape(metrics).items() if name == metric}
+        assert len(told) == MODELS_MAX + 1
+        assert set(told.values()) == {count, 2 * count}
+        assert told[frozenset({("model", OTHER)})] == 2 * count
+
+
+def test_a_model_that_triton_no_longer_serves_has_no_queue() -> None:
+    metrics = fed()
+    metrics.set_state(ready=False, tensor_bytes=0, queued={"other-model": 1})
+    assert value(metrics, "queued_requests", model="m") is None
+    assert value(metrics, "queued_requests", model="other-model") == 1
+    assert value(metrics, "ready") == 0
+
+
+def test_one_transport_is_in_use_at_a_time() -> None:
+    metrics = fed()
+    metrics.set_backend(transport="inline", system=5, inline=6, fallbacks=7, malformed=8)
+    assert value(metrics, "transport_info", transport="system") is None
+    assert value(metrics, "transport_info", transport="inline") == 1
+    counts = [value(metrics, "backend_batches", transport=t) for t in ("system", "inline")]
+    assert counts == [5, 6]
+    assert value(metrics, "backend_batches", transport="fallback") == 7
+    assert value(metrics, "backend_malformed") == 8
+
+
+def test_a_name_with_quotes_does_not_break_the_exposition() -> None:
+    metrics = Metrics()
+    metrics.merge_failed('a"b\n\\c')
+    assert value(metrics, "merge_failures_total", model='a"b\n\\c') == 1
