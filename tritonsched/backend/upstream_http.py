@@ -53,12 +53,16 @@ def end_to_end(headers: Iterable[tuple[str, str | bytes]]) -> Headers:
 
 @dataclass(frozen=True, slots=True)
 class HttpStream:
-    """An answer whose body is still coming. chunks: as they arrive, with back-pressure."""
+    """An answer whose body is still coming.
+
+    chunks: as they arrive, with back-pressure. length: bytes of the body if Triton announced it.
+    """
 
     status: int
     reason: str
     headers: Headers
     chunks: AsyncIterator[bytes]
+    length: int | None
 
 
 class HttpUpstream:
@@ -113,8 +117,13 @@ class HttpUpstream:
         try:
             with _faults(self.address):
                 reply = await asyncio.shield(opening)
-            chunks = _chunks(reply, self.address)
-            yield HttpStream(reply.status, reply.reason or "", _headers(reply), chunks)
+            yield HttpStream(
+                reply.status,
+                reply.reason or "",
+                _headers(reply),
+                _chunks(reply, self.address),
+                reply.content_length,
+            )
         finally:
             self._leave(opening)
 

@@ -115,12 +115,17 @@ class HttpServer:
             body=request.body,
         )
 
-    async def _stream(self, request: HttpRequest, raw_path: str) -> StreamReply:
-        """Pass an answer on as it comes, at the client's speed."""
+    async def _stream(self, request: HttpRequest, raw_path: str) -> HttpReply | StreamReply:
+        """Pass an answer on as it comes, at the client's speed; one of known length whole."""
         stack = contextlib.AsyncExitStack()
         reply = await stack.enter_async_context(
             self._upstream.stream(request.method, raw_path, request.headers, request.body)
         )
+
+        if reply.length is not None:
+            async with stack:
+                body = b"".join([chunk async for chunk in reply.chunks])
+                return HttpReply(reply.status, reply.reason, reply.headers, body)
 
         async def chunks() -> AsyncGenerator[bytes]:
             async with stack:

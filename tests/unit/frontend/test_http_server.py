@@ -270,6 +270,13 @@ async def test_events_are_passed_on_as_they_come(path: str) -> None:
         assert (await client.reply()).status == 200
 
 
+async def test_an_answer_of_known_length_keeps_it() -> None:
+    """An error before the first event is none: Triton announces its length."""
+    async with serving(triton=fixed("400 Bad Request", body=b"why")) as there:
+        reply = await there.ask("POST", STREAM)
+        assert (reply.status, reply.body, reply.headers) == (400, b"why", {"content-length": "3"})
+
+
 async def test_a_stream_that_breaks_off_breaks_off_here_too() -> None:
     """A client must not take the half for the whole."""
     events = Events(b"data: 1\n\n", breaks_off=True)
