@@ -76,21 +76,33 @@ def decode(
 def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
     if "endpoint-load-metrics-format" in metadata:
         return "load-metrics"
-    if any(map(_has_unknown_fields, (request, *request.inputs, *request.outputs))):
+    if _has_unknown_fields(request):
         return "unknown-member"
-    if not all(_is_plain(name, parameter) for name, parameter in request.parameters.items()):
-        return "parameter-form"
-    return _tensor_reason(request)
+    for name, parameter in request.parameters.items():
+        if not _is_plain(name, parameter):
+            return "parameter-form"
+    return _inputs_reason(request) or _outputs_reason(request)
 
 
-def _tensor_reason(request: Any) -> str:
-    if any(tensor.HasField("contents") for tensor in request.inputs):
-        return "typed-contents"
-    if any(tensor.parameters for tensor in request.inputs):
-        return "input-form"
-    if not request.inputs or len(request.inputs) != len(request.raw_input_contents):
-        return "input-form"
-    return "output-form" if any(output.parameters for output in request.outputs) else ""
+def _inputs_reason(request: Any) -> str:
+    for tensor in request.inputs:
+        if tensor.HasField("contents"):
+            return "typed-contents"
+        if tensor.parameters:
+            return "input-form"
+        if _has_unknown_fields(tensor):
+            return "unknown-member"
+    count = len(request.inputs)
+    return "" if count and count == len(request.raw_input_contents) else "input-form"
+
+
+def _outputs_reason(request: Any) -> str:
+    for output in request.outputs:
+        if output.parameters:
+            return "output-form"
+        if _has_unknown_fields(output):
+            return "unknown-member"
+    return ""
 
 
 def _has_unknown_fields(message: Any) -> bool:
@@ -106,10 +118,8 @@ def _is_plain(name: str, parameter: Any) -> bool:
 
 def _inputs(request: Any) -> tuple[Tensor, ...]:
     """raw_input_contents stand in the order of the request's inputs."""
-    return tuple(
-        Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), raw)
-        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
-    )
+    pairs = zip(request.inputs, request.raw_input_contents, strict=True)
+    return tuple([Tensor(t.name, t.datatype, tuple(t.shape), raw) for t, raw in pairs])
 
 
 def _parameters(request: Any) -> dict[str, ParameterValue]:
