@@ -118,7 +118,7 @@ def serve(
     except (ConfigError, StartupError) as error:
         _refuse(str(error))
     except TritonschedError as error:
-        _stderr.print(f"tritonsched: {error}", markup=False)
+        _say(str(error))
         raise typer.Exit(1) from error
 
 
@@ -153,8 +153,13 @@ def _is_address(text: str) -> bool:
 
 
 def _refuse(text: str) -> NoReturn:
-    _stderr.print(f"tritonsched: {text}", markup=False)
+    _say(text)
     raise typer.Exit(2)
+
+
+def _say(text: str) -> None:
+    """One fault a line, never broken: editors and scripts read `file:line:col: message`."""
+    _stderr.print(f"tritonsched: {text}", markup=False, soft_wrap=True)
 
 
 @app.command()
