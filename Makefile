@@ -45,8 +45,8 @@ clean:
 
 $(UV): deploy/tools.txt
 	@echo "[1/4] uv, the installer"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "Python 3.11 or 3.12 is needed (the embedded Triton's numpy has no later wheels); this is $$($(PYTHON) --version). Set PYTHON=..."; exit 2; }
 	@$(PYTHON) -m venv .tools || \
 		{ echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 2; }
 	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/tools.txt

@@ -3,7 +3,7 @@ routes.
 
 llhttp (package httptools) parses; this file adds what a connection needs: one request at a time in
 order, a bound on what is buffered, `Expect: 100-continue`, back-pressure, and a handler that is
-cancelled when the client leaves. Why not aiohttp's server here: it costs 4x as much a request
+cancelled when the client leaves. Why not aiohttp's server here: it costs much more a request
 (DESIGN.md 14), and it adds Date and Server headers that Triton does not send.
 Sources: RFC 9112; aiohttp and uvicorn for the order of things at the end of a connection.
 """
