@@ -123,7 +123,7 @@ def decode(
         ),
         slo=by_name.get("x-tritonsched-class"),
         explain=by_name.get("x-tritonsched-explain") == "1",
-        form=None if lone else key,
+        form=key if key and not lone and len(key) <= FORM_BYTES_MAX else None,
     )
 
 

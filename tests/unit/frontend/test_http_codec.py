@@ -90,6 +90,17 @@ def test_tensors_are_views_of_the_body_in_the_order_of_the_request() -> None:
     assert all(isinstance(t.data, memoryview) for t in call.inputs)
 
 
+def test_a_head_is_told_as_the_form_if_it_is_plain_and_short_enough_to_keep() -> None:
+    """Whoever remembers forms (proxy/service.py) holds no more than this by each."""
+    text = json.dumps(head(id="x")).encode()
+    assert request(text).form == text
+    assert request(text, tail=DATA[:-1]).form is None
+    room = http_codec.FORM_BYTES_MAX - len(json.dumps(head(id="")))
+    assert request(head(id="x" * room)).form is not None
+    long = request(head(id="x" * (room + 1)))
+    assert (long.lone_reason, long.form) == ("", None)
+
+
 def test_named_outputs_are_read_in_order() -> None:
     two = [{"name": name, "parameters": {"binary_data": True}} for name in ("B", "A")]
     call = request(head(outputs=two, parameters=None))
