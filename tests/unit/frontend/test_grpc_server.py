@@ -98,7 +98,8 @@ async def test_an_inference_is_the_services_with_metadata_and_deadline() -> None
         answer = await there.unary(INFER, metadata=metadata, timeout=60)
         (call,) = there.service.calls
         assert (call.model, call.raw, call.headers, call.slo) == ("m", REQUEST, metadata, "gold")
-        assert 0 < (call.hints.grpc_remaining_ns or 0) <= 60_000_000_000
+        # gRPC writes a long timeout coarsely, and rounds it up.
+        assert 0 < (call.hints.grpc_remaining_ns or 0) <= 61_000_000_000
         response = pb.ModelInferResponse.FromString(answer)
         assert (response.id, list(response.raw_output_contents)) == ("x", [DATA])
         assert there.triton.calls == []
