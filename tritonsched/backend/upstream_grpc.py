@@ -14,6 +14,7 @@ import grpc.aio
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, GrpcReply
 
+FINISH_S = 10.0  # for running calls when we close; a Triton that hangs does not hold us for ever
 SERVICE = "/inference.GRPCInferenceService/"
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -79,7 +80,7 @@ class GrpcUpstream:
 
     async def close(self) -> None:
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=FINISH_S)
         if self._channel is not None:
             await self._channel.close(None)
 

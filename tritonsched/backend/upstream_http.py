@@ -20,6 +20,7 @@ from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, HttpReply
 
 CONNECTIONS_MAX = 1024  # to Triton; more calls at once wait for one
+FINISH_S = 10.0  # for running calls when we close; a Triton that hangs does not hold us for ever
 STREAM_DRAIN_S = 30.0  # for Triton to finish a stream whose client has left
 _AUTO_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _HOP_BY_HOP = frozenset(
@@ -86,7 +87,9 @@ class HttpUpstream:
 
     async def close(self) -> None:
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=FINISH_S)
+        for task in self._running:
+            task.cancel()
         for drain in self._drains:
             drain.cancel()
         await asyncio.gather(*self._drains, return_exceptions=True)

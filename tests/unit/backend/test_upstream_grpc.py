@@ -141,6 +141,18 @@ async def test_a_call_is_finished_though_its_caller_has_left() -> None:
         assert not server.calls[0].cancelled
 
 
+async def test_closing_gives_up_a_call_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonsched.backend.upstream_grpc.FINISH_S", 0.01)
+    async with serving(RawGrpc(never)) as server:
+        there = GrpcUpstream(server.address)
+        await there.start()
+        caller = asyncio.ensure_future(there.unary(METHOD, b""))
+        await server.until(lambda: bool(server.calls))
+        await there.close()
+        with pytest.raises((asyncio.CancelledError, TritonUnavailable)):
+            await caller
+
+
 async def test_a_call_has_no_deadline() -> None:
     """Whatever the client's was: it ends at the sidecar."""
     left: list[float | None] = []

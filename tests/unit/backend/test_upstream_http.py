@@ -147,6 +147,19 @@ async def test_a_call_is_finished_though_its_caller_has_left() -> None:
         assert gate.answered.is_set()
 
 
+async def test_closing_gives_up_a_call_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonsched.backend.upstream_http.FINISH_S", 0.01)
+    gate = Gate()
+    async with raw_http(gate) as server:
+        there = HttpUpstream(server.address)
+        await there.start()
+        caller = asyncio.ensure_future(there.request("POST", "/", (), b"x"))
+        await gate.reached.wait()
+        await there.close()
+        with pytest.raises((asyncio.CancelledError, TritonUnavailable)):
+            await caller
+
+
 # -- streams ----------------------------------------------------------------------------------
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
