@@ -58,6 +58,16 @@ async def test_the_same_load_goes_straight_at_triton(triton: EmbeddedTriton, pro
     assert bad["late"] == bad["sent"] > 0
 
 
+async def test_a_deadline_as_the_calls_own_ends_at_the_client_or_the_sidecar(
+    sidecar: Sidecar,
+) -> None:
+    """Never answered in time, and never called a failure."""
+    result = await run(options(grpc_url(sidecar), "grpc", deadline_as=DeadlineAs.GRPC))
+    good, bad = result["classes"]["generous"], result["classes"]["impossible"]
+    assert good["served"] == good["sent"] > 0
+    assert bad["late"] + sum(bad["refused"].values()) == bad["sent"] > 0
+
+
 async def test_more_than_the_bound_in_flight_is_told_not_dropped_in_silence(
     sidecar: Sidecar,
 ) -> None:

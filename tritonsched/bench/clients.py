@@ -1,8 +1,9 @@
 """Sending one request and learning how it ended. Rule: bodies are ready; a send allocates next to
 nothing.
 
-No request is ever cancelled and none has a client-side deadline: Triton 2.51 can crash on either
-(server issues 7368, 8034), and a late answer must be seen to be counted.
+No request is ever cancelled, and none has a client-side deadline unless asked for (`--deadline-as
+grpc`): Triton 2.51 can crash on either (server issues 7368, 8034), and a late answer must be seen
+to be counted.
 """
 
 import asyncio
@@ -24,6 +25,13 @@ from tritonsched.bench.plan import LoadClass
 REASON = "x-tritonsched-reason"
 REASON_BYTES = REASON.encode()
 OK = "ok"
+GAVE_UP = "gave-up"  # the client's own deadline passed first
+# How Triton words the refusals of its queue policy, and what we call them.
+TRITON_REFUSALS = {
+    "Request timeout expired": "triton-timeout",
+    "Exceeds maximum queue size": "triton-queue-full",
+}
+ERROR_BYTES_MAX = 1024  # of an error's body, enough for its text
 CHANNELS = 2  # one connection's flow control is a bottleneck for images; more cost CPU
 
 
@@ -43,7 +51,7 @@ class Client(Protocol):
         """Build every body that will be sent."""
 
     async def send(self, load_class: int, payload: int) -> str:
-        """`ok`, a refusal's reason, or the status of another failure. Never raises."""
+        """`ok`, `gave-up`, a refusal's reason, or the status of another failure. Never raises."""
 
     async def close(self) -> None: ...
 
@@ -59,6 +67,7 @@ class GrpcClient:
         self._calls = [c.unary_unary(f"{SERVICE}ModelInfer", None, None) for c in self._channels]
         self._messages: list[list[bytes]] = []
         self._metadata: list[tuple[tuple[str, str], ...]] = []
+        self._deadlines_s: list[float | None] = []
         self._next = 0
 
     async def model(self, name: str) -> ModelInfo:
@@ -73,24 +82,42 @@ class GrpcClient:
         self, model: str, classes: tuple[LoadClass, ...], payloads: list[Inputs], wording: Wording
     ) -> None:
         self._messages = [
-            [grpc_message(model, made, wording.timeout_us(each)) for made in payloads]
+            [grpc_message(model, made, wording.parameters(each)) for made in payloads]
             for each in classes
         ]
         self._metadata = [wording.headers(each) for each in classes]
+        self._deadlines_s = [wording.call_deadline_s(each) for each in classes]
 
     async def send(self, load_class: int, payload: int) -> str:
         self._next = (self._next + 1) % CHANNELS
         call = self._calls[self._next]
         try:
-            await call(self._messages[load_class][payload], metadata=self._metadata[load_class])
+            await call(
+                self._messages[load_class][payload],
+                metadata=self._metadata[load_class],
+                timeout=self._deadlines_s[load_class],
+            )
         except grpc.aio.AioRpcError as error:
-            trailers: Any = error.trailing_metadata()  # pairs, whatever the stubs say
-            return str(dict(trailers).get(REASON, error.code().name.lower()))
+            return _grpc_status(error)
         return OK
 
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close(None)
+
+
+def _grpc_status(error: grpc.aio.AioRpcError) -> str:
+    trailers: Any = error.trailing_metadata()  # pairs, whatever the stubs say
+    if REASON in (told := dict(trailers or ())):
+        return str(told[REASON])
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return GAVE_UP
+    return refusal_of(error.details() or "") or error.code().name.lower().replace("_", "-")
+
+
+def refusal_of(text: str) -> str:
+    """Our name of the refusal that Triton words so; empty if it is none."""
+    return next((name for words, name in TRITON_REFUSALS.items() if words in text), "")
 
 
 class HttpClient:
@@ -130,7 +157,7 @@ class HttpClient:
         ]
 
     def _request(self, load_class: LoadClass, made: Inputs, wording: Wording) -> bytes:
-        length, body = http_body(made, wording.timeout_us(load_class))
+        length, body = http_body(made, wording.parameters(load_class))
         headers = [
             f"POST /v2/models/{self._model}/infer HTTP/1.1",
             f"Host: {self._target}",
@@ -174,6 +201,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[tuple[int, str]] | None = None
         self._reason = ""
+        self._error = b""
 
     def exchange(self, request: bytes) -> asyncio.Future[tuple[int, str]]:
         """Send; the future is status and refusal reason. ConnectionError if the connection
@@ -181,6 +209,7 @@ class _Connection(asyncio.Protocol):
         """
         self._answer = asyncio.get_running_loop().create_future()
         self._reason = ""
+        self._error = b""
         if self._transport is None:
             self._answer.set_exception(ConnectionResetError())
         else:
@@ -210,9 +239,14 @@ class _Connection(asyncio.Protocol):
         if name.lower() == REASON_BYTES:
             self._reason = value.decode("latin-1")
 
+    def on_body(self, body: bytes) -> None:
+        if self._parser.get_status_code() != 200 and len(self._error) < ERROR_BYTES_MAX:
+            self._error += body
+
     def on_message_complete(self) -> None:
         self.is_open = self._parser.should_keep_alive()
+        reason = self._reason or refusal_of(self._error.decode("utf-8", "replace"))
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result((self._parser.get_status_code(), self._reason))
+            self._answer.set_result((self._parser.get_status_code(), reason))
         if not self.is_open:
             self.close()

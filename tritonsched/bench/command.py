@@ -33,13 +33,14 @@ DurationOption = Annotated[float, typer.Option(min=0.001, help="Seconds that cou
 WarmupOption = Annotated[float, typer.Option(min=0, help="Seconds before, not counted.")]
 ClassOption = Annotated[
     list[str] | None,
-    typer.Option("--class", help="NAME:SHARE:DEADLINE_MS[:TIMEOUT_MS], again for each class."),
+    typer.Option("--class", help="NAME:SHARE:DEADLINE_MS[:TIMEOUT_MS[:PRIORITY]], once a class."),
 ]
 ShapeOption = Annotated[
     list[str] | None, typer.Option("--shape", help="NAME:DIM,DIM of an input with variable ones.")
 ]
 DeadlineOption = Annotated[
-    DeadlineAs, typer.Option(help="How a deadline is told; timeout: the v2 parameter.")
+    DeadlineAs,
+    typer.Option(help="timeout: the v2 parameter; grpc: the call's own, never at a bare Triton."),
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")

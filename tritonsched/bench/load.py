@@ -19,11 +19,12 @@ from tritonsched.bench.clients import Client, GrpcClient, HttpClient
 from tritonsched.bench.measure import ClassCount, quantile_ms
 from tritonsched.bench.payload import PAYLOADS, Wording, inputs
 from tritonsched.bench.plan import DEFAULT_CLASS, Arrivals, DeadlineAs, LoadClass, Shot, schedule
-from tritonsched.proxy.timer import TimerFd
+from tritonsched.proxy.timer import Timer, TimerFd
 from tritonsched.tensors import Wire
 
 START_NS = 20_000_000  # from "go" to the schedule's zero, so that the first request is not late
 Progress = Callable[[int, int], None]
+TimerFactory = Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Timer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,18 @@ async def run(
             payloads=PAYLOADS,
             rng=random.Random(options.seed),  # noqa: S311  # a load, not a secret
         )
-        run_ = _Run(client, options, shots, progress)
+        load = OpenLoop(client, options, shots, progress)
         cpu_s = time.process_time()
-        await run_.finish()
+        await load.finish()
         cpu_s = time.process_time() - cpu_s
-        return run_.result(cpu_s)
+        return load.result(cpu_s)
     finally:
         await client.close()
 
 
 async def _prepare(client: Client, options: BenchOptions) -> None:
+    if options.deadline_as is DeadlineAs.GRPC and options.protocol is not Wire.GRPC:
+        raise ValueError("a deadline as grpc needs the protocol grpc; for http, use header")
     info = await client.model(options.model)
     payloads = inputs(
         info,
@@ -86,13 +89,25 @@ async def _prepare(client: Client, options: BenchOptions) -> None:
         timeout=how is DeadlineAs.TIMEOUT,
         header=how is DeadlineAs.HEADER,
         send_class=options.send_class,
+        call_deadline=how is DeadlineAs.GRPC,
     )
     client.prepare(options.model, options.classes, payloads, wording)
 
 
-class _Run:
+class OpenLoop:
+    """The shots of one run and what became of them. Clock and timer are arguments for tests on
+    virtual time; both count nanoseconds of one monotonic clock.
+    """
+
     def __init__(
-        self, client: Client, options: BenchOptions, shots: list[Shot], progress: Progress
+        self,
+        client: Client,
+        options: BenchOptions,
+        shots: list[Shot],
+        progress: Progress = lambda _done, _all: None,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        timer: TimerFactory = TimerFd,
     ) -> None:
         self._client = client
         self._options = options
@@ -104,8 +119,9 @@ class _Run:
         self._lags_ns: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_sent = asyncio.Event()
-        self._start_ns = time.monotonic_ns() + START_NS
-        self._timer = TimerFd(asyncio.get_running_loop(), self._fire)
+        self._clock = clock
+        self._start_ns = clock() + START_NS
+        self._timer = timer(asyncio.get_running_loop(), self._fire)
 
     async def finish(self) -> None:
         """Send everything, then wait for answers, at most `drain_s`."""
@@ -117,7 +133,7 @@ class _Run:
 
     def _fire(self) -> None:
         """Send all that is due, and come back for the next."""
-        now = time.monotonic_ns()
+        now = self._clock()
         while self._next < len(self._shots):
             shot = self._shots[self._next]
             if self._start_ns + shot.at_ns > now:
@@ -146,9 +162,10 @@ class _Run:
     async def _one(self, shot: Shot, count: ClassCount | None) -> None:
         status = await self._client.send(shot.load_class, shot.payload)
         if count is not None:
-            count.answered(status, time.monotonic_ns() - self._start_ns - shot.at_ns)
+            count.answered(status, self._clock() - self._start_ns - shot.at_ns)
 
     def result(self, cpu_s: float) -> dict[str, Any]:
+        """What `--json` writes. cpu_s: of this process, for all shots."""
         options = self._options
         sent = sum(count.sent for count in self._counts)
         served = sum(count.served for count in self._counts)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tritonsched.bench.clients import OK
+from tritonsched.bench.clients import GAVE_UP, OK, TRITON_REFUSALS
 from tritonsched.bench.plan import LoadClass
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -12,15 +12,16 @@ QUANTILES = (0.5, 0.9, 0.99)
 REFUSALS = frozenset(
     {
         "deadline-unreachable", "deadline-expired", "queue-full", "memory-full", "draining",
-        "triton-unavailable",
+        "triton-unavailable", *TRITON_REFUSALS.values(),
     }
 )  # fmt: skip
 
 
 @dataclass(slots=True)
 class ClassCount:
-    """One class. served: answered by the deadline; late: answered after it; unsent: over the bound
-    of requests in flight; unanswered: still out when the drain ended. latencies_ns: of answers.
+    """One class. served: answered by the deadline; late: answered after it, or given up at it;
+    unsent: over the bound of requests in flight; unanswered: still out when the drain ended.
+    latencies_ns: of answers.
     """
 
     load_class: LoadClass
@@ -43,6 +44,8 @@ class ClassCount:
                 self.served += 1
             else:
                 self.late += 1
+        elif status == GAVE_UP:
+            self.late += 1
         elif status in REFUSALS:
             self.refused[status] += 1
         else:

@@ -24,11 +24,14 @@ Inputs = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a deadline and a class are told. timeout: as the v2 parameter, in µs."""
+    """How a deadline and a class are told. timeout: as the v2 parameter, in µs; header: as
+    `x-request-deadline-ms`; call_deadline: as the gRPC call's own.
+    """
 
     timeout: bool
     header: bool
     send_class: bool
+    call_deadline: bool = False
 
     def headers(self, load_class: LoadClass) -> tuple[tuple[str, str], ...]:
         """Headers or metadata of a request of the class."""
@@ -39,9 +42,21 @@ class Wording:
             made.append(("x-tritonsched-class", load_class.name))
         return tuple(made)
 
-    def timeout_us(self, load_class: LoadClass) -> int | None:
+    def parameters(self, load_class: LoadClass) -> dict[str, int]:
+        """The v2 parameters of a request of the class."""
         told_ms = load_class.timeout_ms or load_class.deadline_ms
-        return int(told_ms * 1e3) if self.timeout and told_ms is not None else None
+        made: dict[str, int] = {}
+        if self.timeout and told_ms is not None:
+            made["timeout"] = int(told_ms * 1e3)
+        if load_class.priority:
+            made["priority"] = load_class.priority
+        return made
+
+    def call_deadline_s(self, load_class: LoadClass) -> float | None:
+        """When the client itself gives up; None: never."""
+        if not self.call_deadline or load_class.deadline_ms is None:
+            return None
+        return load_class.deadline_ms / 1e3
 
 
 def inputs(
@@ -107,11 +122,11 @@ def _random(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> 
     return b"\0" * count if datatype in ("BOOL", "BF16") else rng.bytes(count)
 
 
-def grpc_message(model: str, made: Inputs, timeout_us: int | None) -> bytes:
+def grpc_message(model: str, made: Inputs, parameters: Mapping[str, int]) -> bytes:
     """A ModelInferRequest with raw contents."""
     request = pb.ModelInferRequest(model_name=model)
-    if timeout_us is not None:
-        request.parameters["timeout"].int64_param = timeout_us
+    for name, value in parameters.items():
+        request.parameters[name].int64_param = value
     for name, (datatype, shape, data) in made.items():
         request.inputs.add(name=name, datatype=datatype, shape=shape)
         request.raw_input_contents.append(data)
@@ -119,11 +134,8 @@ def grpc_message(model: str, made: Inputs, timeout_us: int | None) -> bytes:
     return message
 
 
-def http_body(made: Inputs, timeout_us: int | None) -> tuple[int, bytes]:
+def http_body(made: Inputs, parameters: Mapping[str, int]) -> tuple[int, bytes]:
     """The length of the JSON head, and head and binary tail; outputs are asked for in binary."""
-    parameters: dict[str, object] = {"binary_data_output": True}
-    if timeout_us is not None:
-        parameters["timeout"] = timeout_us
     tensors = [
         {
             "name": name,
@@ -133,5 +145,6 @@ def http_body(made: Inputs, timeout_us: int | None) -> tuple[int, bytes]:
         }
         for name, (datatype, shape, data) in made.items()
     ]
-    head = json.dumps({"inputs": tensors, "parameters": parameters}).encode()
+    told = {"binary_data_output": True, **parameters}
+    head = json.dumps({"inputs": tensors, "parameters": told}).encode()
     return len(head), head + b"".join(data for _, _, data in made.values())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 REQUESTS_MAX = 5_000_000  # of one run: the schedule is kept in memory
+PRIORITY_MAX = 2**31 - 1  # Triton reads 64 bits; nobody has so many levels
 
 
 class Arrivals(StrEnum):
@@ -20,8 +21,13 @@ class Arrivals(StrEnum):
 
 
 class DeadlineAs(StrEnum):
-    """How a deadline is told to the target."""
+    """How a deadline is told to the target.
 
+    grpc: as the call's own deadline; the client gives up at it. Never at a bare Triton: 2.51 can
+    crash on calls that end in flight (server issues 7368, 8034).
+    """
+
+    GRPC = "grpc"
     HEADER = "header"
     TIMEOUT = "timeout"
     NONE = "none"
@@ -33,13 +39,14 @@ class LoadClass:
 
     share: of all requests, > 0. deadline_ms: None for none. timeout_ms: what `--deadline-as
     timeout` tells the server in place of the deadline (Triton's queue timeout ends at batching, so
-    a tuned client leaves room for the execution).
+    a tuned client leaves room for the execution). priority: Triton's, 1 is the highest; 0 for none.
     """
 
     name: str
     share: float
     deadline_ms: float | None
     timeout_ms: float | None = None
+    priority: int = 0
 
     @property
     def deadline_ns(self) -> int | None:
@@ -50,18 +57,25 @@ DEFAULT_CLASS = LoadClass("default", 1.0, None)
 
 
 def parse_class(text: str) -> LoadClass:
-    """NAME:SHARE:DEADLINE_MS[:TIMEOUT_MS]; a time is a number or `none`. Raises ValueError."""
+    """NAME:SHARE:DEADLINE_MS[:TIMEOUT_MS[:PRIORITY]]; a time is a number or `none`.
+
+    Raises ValueError.
+    """
     name, *rest = text.split(":")
-    if len(rest) not in (2, 3) or not name:
+    if len(rest) not in (2, 3, 4) or not name:
         raise ValueError(f"class {text!r} is not NAME:SHARE:DEADLINE_MS, for example gold:0.3:30")
     try:
         share = float(rest[0])
-        times = [None if word == "none" else float(word) for word in rest[1:]]
+        times = [None if word == "none" else float(word) for word in rest[1:3]]
+        priority = int(rest[3]) if len(rest) == 4 else 0
     except ValueError:
-        raise ValueError(f"class {text!r}: share and times must be numbers") from None
+        raise ValueError(f"class {text!r}: share, times and priority must be numbers") from None
     if not 0 < share < float("inf") or not all(t is None or 0 < t <= 86_400_000 for t in times):
         raise ValueError(f"class {text!r}: share and times must be greater than 0")
-    return LoadClass(name, share, *times)
+    if priority not in range(PRIORITY_MAX + 1):
+        raise ValueError(f"class {text!r}: the priority must be 0 to {PRIORITY_MAX}")
+    deadline_ms, timeout_ms = (*times, None)[:2]
+    return LoadClass(name, share, deadline_ms, timeout_ms, priority)
 
 
 @dataclass(frozen=True, slots=True)

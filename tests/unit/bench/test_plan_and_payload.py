@@ -71,6 +71,7 @@ def test_a_schedule_that_would_not_fit_is_refused() -> None:
         ("tight:0.3:30", TIGHT),
         ("loose:0.7:100:80", LOOSE),
         ("free:1:none", LoadClass("free", 1.0, None)),
+        ("first:1:30:none:2", LoadClass("first", 1.0, 30.0, None, 2)),
     ],
 )
 def test_a_class_is_read_from_its_words(text: str, expected: LoadClass) -> None:
@@ -78,7 +79,22 @@ def test_a_class_is_read_from_its_words(text: str, expected: LoadClass) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a:1", ":1:2", "a:x:2", "a:0:2", "a:1:-2", "a:1:0", "a:nan:1", "a:1:2:3:4"]
+    "text",
+    [
+        "",
+        "a",
+        "a:1",
+        ":1:2",
+        "a:x:2",
+        "a:0:2",
+        "a:1:-2",
+        "a:1:0",
+        "a:nan:1",
+        "a:1:2:3:x",
+        "a:1:2:3:-1",
+        "a:1:2:3:4:5",
+        "a:1:inf",
+    ],
 )
 def test_a_senseless_class_is_refused_in_words(text: str) -> None:
     with pytest.raises(ValueError, match="class"):
@@ -125,9 +141,11 @@ def test_pictures_are_real_ones_and_only_for_models_that_take_them() -> None:
 def test_both_wires_carry_the_same_tensors_and_deadlines() -> None:
     made = inputs(info(TensorInfo("A", "FP32", (2,))), rows=1, shapes={}, pictures=False, seed=1)[0]
     wording = Wording(timeout=True, header=False, send_class=False)
-    message = pb.ModelInferRequest.FromString(grpc_message("m", made, wording.timeout_us(LOOSE)))
+    first = LoadClass("first", 1.0, 100.0, 80.0, priority=2)
+    message = pb.ModelInferRequest.FromString(grpc_message("m", made, wording.parameters(first)))
     assert message.parameters["timeout"].int64_param == 80_000
-    length, body = http_body(made, wording.timeout_us(TIGHT))
+    assert message.parameters["priority"].int64_param == 2
+    length, body = http_body(made, wording.parameters(TIGHT))
     head = json.loads(body[:length])
     assert head["parameters"] == {"binary_data_output": True, "timeout": 30_000}
     assert body[length:] == made["A"][2] == message.raw_input_contents[0]
@@ -139,16 +157,22 @@ def test_words_are_told_only_if_asked_for() -> None:
         ("x-request-deadline-ms", "30"),
         ("x-tritonsched-class", "tight"),
     )
-    assert header.timeout_us(TIGHT) is None
+    assert header.parameters(TIGHT) == {}
+    assert header.call_deadline_s(TIGHT) is None
     silent = Wording(timeout=False, header=False, send_class=False)
     assert silent.headers(TIGHT) == ()
-    assert Wording(timeout=True, header=True, send_class=False).timeout_us(DEFAULT_CLASS) is None
+    everything = Wording(timeout=True, header=True, send_class=False, call_deadline=True)
+    assert everything.parameters(DEFAULT_CLASS) == {}
+    assert everything.call_deadline_s(DEFAULT_CLASS) is None
+    assert everything.call_deadline_s(TIGHT) == 0.03
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["ok", "queue-full", "deadline-unreachable", "http-500", "internal"]),
+            st.sampled_from(
+                ["ok", "queue-full", "triton-timeout", "gave-up", "http-500", "internal"]
+            ),
             st.integers(0, 60_000_000),
         )
     )
@@ -161,7 +185,11 @@ def test_every_answer_is_in_exactly_one_count(answers: list[tuple[str, int]]) ->
     total = made["served"] + made["late"] + sum(made["refused"].values())
     assert total + sum(made["failed"].values()) == len(answers) == made["sent"]
     assert made["unanswered"] == 0
-    assert made["late"] == sum(s == "ok" and ns > 30_000_000 for s, ns in answers)
+    late = sum(s == "gave-up" or (s == "ok" and ns > 30_000_000) for s, ns in answers)
+    assert made["late"] == late
+    assert sum(made["refused"].values()) == sum(
+        status in ("queue-full", "triton-timeout") for status, _ in answers
+    )
 
 
 def test_quantiles_are_nearest_ranks() -> None:
