@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that i
 LINGER_S = (
     0.5  # after the last answer: requests already on the wire are told `draining`, not cut off
 )
+METRICS_WAIT_S = 2.0  # for Triton's metrics; a scrape that waits longer than that is lost anyway
 RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
 
@@ -304,11 +306,8 @@ class Sidecar:
     async def triton_metrics(self) -> bytes:
         if self._metrics_address is None:
             return b""
-        url = f"http://{self._metrics_address}/metrics"
-        timeout = aiohttp.ClientTimeout(total=2.0)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
-                return await reply.content.read(TRITON_METRICS_BYTES_MAX)
+            return await _metrics_of(self._metrics_address)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return b""
 
@@ -341,6 +340,23 @@ class Sidecar:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _metrics_of(address: str) -> bytes:
+    """Whole or not at all: an error page or half a line would spoil the scrape they join."""
+    body = bytearray()
+    timeout = aiohttp.ClientTimeout(total=METRICS_WAIT_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(f"http://{address}/metrics") as reply,
+    ):
+        if reply.status != HTTPStatus.OK:
+            return b""
+        async for piece in reply.content.iter_any():
+            body += piece
+            if len(body) > TRITON_METRICS_BYTES_MAX:
+                return b""
+    return bytes(body)
 
 
 async def _pause(seconds: float) -> None:
