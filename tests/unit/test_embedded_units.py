@@ -76,7 +76,7 @@ def config_of(directory: Path, **fields: Any) -> EmbeddedConfig:
 
 def test_a_repository_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     """Before anything is started, with the option to use."""
-    with pytest.raises(EmbeddedTritonError, match="--model-repository"):
+    with pytest.raises(EmbeddedTritonError, match="with --repository"):
         config_of(tmp_path / "nowhere")
 
 

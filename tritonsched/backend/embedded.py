@@ -73,8 +73,7 @@ class EmbeddedConfig:
     def __post_init__(self) -> None:
         if not self.repository.is_dir():
             raise EmbeddedTritonError(
-                f"model repository {self.repository} is not a directory; name one with "
-                "--model-repository"
+                f"model repository {self.repository} is not a directory; name one with --repository"
             )
         for port in (self.http_port, self.grpc_port, self.metrics_port):
             if not 0 <= port <= 65535:
