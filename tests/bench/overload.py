@@ -6,7 +6,8 @@
 The emulated GPU takes 5 ms + 0.6 ms a row, at most 32 rows: 32 / 24.2 ms = 1322 rows/s is its
 limit. Requests of one row (12 KB): 30 % want their answer in 30 ms, 70 % in 100 ms; Poisson, open
 loop. Targets run one at a time, repetitions interleaved, medians shown. "In time" is the client's
-view from the scheduled send.
+view from the scheduled send. A run during which other processes took a part of the machine measured
+them, too: it is repeated, and what remains is told below the table.
 """
 
 import argparse
@@ -47,6 +48,8 @@ PRIORITIES = f"priority_levels: 2 default_priority_level: 2 {REJECT}"
 # run and wait for its end, since a call given up in flight can crash Triton 2.51.
 IN_FLIGHT_MAX = 100_000
 DRAIN_S = 60
+FOREIGN_SHARE_MAX = 0.08  # of all processors; the kernel's own work for the run is about 0.03
+TRIES_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,19 @@ async def running(
 
 
 async def measure(target: Target, load: float, options: argparse.Namespace, seed: int) -> Any:
+    """The first quiet run, or the quietest of TRIES_MAX."""
+    runs: list[Any] = []
+    while len(runs) < TRIES_MAX:
+        runs.append(await measure_once(target, load, options, seed))
+        if runs[-1]["foreign_cpu_share"] <= FOREIGN_SHARE_MAX:
+            break
+        say(f"{runs[-1]['foreign_cpu_share']:.0%} of the machine went to others; once more")
+    return min(runs, key=lambda run: float(run["foreign_cpu_share"]))
+
+
+async def measure_once(
+    target: Target, load: float, options: argparse.Namespace, seed: int
+) -> dict[str, Any]:
     """One run of `tritonsched bench` in a process of its own; its JSON, with the target's CPU."""
     with tempfile.TemporaryDirectory() as name:
         async with running(target, options.protocol, Path(name)) as (address, processes, metrics):
@@ -130,13 +146,38 @@ async def measure(target: Target, load: float, options: argparse.Namespace, seed
                 "--in-flight-max", str(IN_FLIGHT_MAX), "--drain-s", str(DRAIN_S),
                 *(word for each in target.classes for word in ("--class", each)),
             ]  # fmt: skip
-            before = cpu_s(processes)
+            before, busy = cpu_s(processes), Busy.now()
             bench = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             output, _ = await bench.communicate()
-            result = json.loads(output)
-            result["target_cpu_s"] = round(cpu_s(processes) - before, 2)
+            result: dict[str, Any] = json.loads(output)
+            target_s = cpu_s(processes) - before
+            result["target_cpu_s"] = round(target_s, 2)
+            result["foreign_cpu_share"] = round(busy.foreign_share(Busy.now(), target_s), 3)
             result["late_by_ledger"] = await late_share(metrics) if metrics else None
             return result
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """CPU seconds so far: of the whole machine (all_s: with idle), and of us and our generator."""
+
+    all_s: float
+    busy_s: float
+    own_s: float
+
+    @classmethod
+    def now(cls) -> "Busy":
+        machine = psutil.cpu_times()
+        idle_s = machine.idle + machine.iowait
+        own = psutil.Process().cpu_times()  # children: the generators that have ended
+        own_s = own.user + own.system + own.children_user + own.children_system
+        all_s = sum(machine) - machine.guest - machine.guest_nice  # guests are in user and nice
+        return cls(all_s, all_s - idle_s, own_s)
+
+    def foreign_share(self, later: "Busy", target_s: float) -> float:
+        """Of all processors between the two, what went to neither us nor the target."""
+        foreign_s = later.busy_s - self.busy_s - (later.own_s - self.own_s) - target_s
+        return max(0.0, foreign_s) / max(1e-9, later.all_s - self.all_s)
 
 
 def cpu_s(processes: list[int]) -> float:
@@ -214,11 +255,13 @@ def footnote(rows: list[dict[str, Any]]) -> str:
     repetitions = max(run["config"]["seed"] for run in runs)
     lag_ms = median(run["send_lag_ms"]["p99"] for run in runs)
     cpu_us = median(run["client_cpu_us_per_request"] for run in runs)
+    foreign = [run["foreign_cpu_share"] for run in runs]
     return (
         f"Medians of {repetitions} runs of {config['duration_s']:g} s over {config['protocol']}, "
         f"on {machine['processors']} processors that generator, sidecar and Triton share; the "
         f"generator itself sent {lag_ms:.1f} ms late at p99 (median) and took {cpu_us:.0f} µs of "
-        "CPU a request."
+        f"CPU a request. Other processes and the kernel took {median(foreign):.0%} of the machine, "
+        f"{max(foreign):.0%} in the worst run."
     )
 
 
