@@ -278,16 +278,16 @@ def test_the_scenarios_are_not_all_fair_weather() -> None:
     """What the twin test is about does happen in its seeds."""
     total: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
     again = 0
-    for seed in SEEDS:
+    for seed in SEEDS[::4]:
         log, ledger = run_simulated(scenario(seed))
         for outcome in Outcome:
             total[outcome] += ledger.total(outcome)
         members = [i for _, line in log if line[0] == "dispatch" for i in _ids(line[4])]
         again += len(members) - len(set(members))
     for outcome in (Outcome.SERVED, Outcome.LATE, Outcome.REJECTED, Outcome.FAILED):
-        assert total[outcome] > 100, outcome
-    assert total[Outcome.CANCELLED] > 100
-    assert again > 100
+        assert total[outcome] > 20, outcome
+    assert total[Outcome.CANCELLED] > 20
+    assert again > 20
 
 
 def _ids(members: object) -> tuple[int, ...]:

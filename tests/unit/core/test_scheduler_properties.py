@@ -261,7 +261,10 @@ class FcfsMachine(Machine):
     policy = "fcfs"
 
 
-SETTINGS = settings(max_examples=150, stateful_step_count=60, deadline=None)
+# The gate asks the same questions each time; a longer search with other seeds raises max_examples.
+SETTINGS = settings(
+    max_examples=80, stateful_step_count=60, deadline=None, derandomize=True, database=None
+)
 TestLite = LiteMachine.TestCase
 TestLite.settings = SETTINGS
 TestEdf = EdfMachine.TestCase
