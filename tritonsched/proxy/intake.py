@@ -95,8 +95,5 @@ class Intake:
 
 def _rows(call: InferCall) -> int:
     """Leading dimension of the first input; 1 for a call whose form could not be read."""
-    for tensor in call.inputs:
-        if tensor.shape and tensor.shape[0] >= 1:
-            return tensor.shape[0]
-        break
-    return 1
+    shape = call.inputs[0].shape if call.inputs else ()
+    return shape[0] if shape and shape[0] >= 1 else 1

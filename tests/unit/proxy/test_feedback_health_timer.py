@@ -124,6 +124,26 @@ def test_a_silent_death_is_noticed() -> None:
     assert run_virtual(main) == [ServerState.READY, ServerState.AWAY]
 
 
+def test_what_triton_says_after_a_stop_is_told_to_nobody() -> None:
+    """Asked before the stop, answered after it: the driver may be gone."""
+
+    async def main(loop: VirtualLoop) -> list[ServerState]:
+        told: list[ServerState] = []
+        answer: asyncio.Future[bool] = loop.create_future()
+
+        async def connect() -> None: ...
+
+        health = Health(ready=lambda: answer, connect=connect, tell=told.append)
+        task = asyncio.create_task(health.run())
+        await loop.pause(1)
+        health.stop()
+        answer.set_result(True)
+        await task
+        return told
+
+    assert run_virtual(main) == []
+
+
 def test_the_loop_timer_fires_once_at_its_time_and_can_be_moved() -> None:
     async def main(loop: VirtualLoop) -> list[int]:
         fired: list[int] = []
@@ -153,3 +173,20 @@ async def test_the_timerfd_fires_after_its_time_on_the_monotonic_clock() -> None
     await fired.wait()
     timer.arm(None)
     timer.close()
+
+
+async def test_a_wake_up_that_was_meant_for_an_earlier_arming_is_none() -> None:
+    """Armed again between the kernel's wake-up and our reading it."""
+    fired: list[bool] = []
+    timer = TimerFd(asyncio.get_running_loop(), lambda: fired.append(True))
+    timer.arm(time.monotonic_ns() + 3_600_000_000_000)
+    timer._fired()
+    assert fired == []
+    timer.close()
+
+
+async def test_a_timerfd_that_the_kernel_refuses_is_an_error_in_words() -> None:
+    timer = TimerFd(asyncio.get_running_loop(), lambda: None)
+    timer.close()
+    with pytest.raises(OSError, match="timerfd: "):
+        timer.arm(1)

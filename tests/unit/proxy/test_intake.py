@@ -6,7 +6,7 @@ from tests.unit.proxy.calls import call, hints, tensor
 from tritonsched.core.request import NEVER_NS, SloClass
 from tritonsched.errors import BadDeadline, UnknownClass
 from tritonsched.proxy.intake import DEADLINE_NS_MAX, Intake, relative_deadline_ns
-from tritonsched.tensors import DeadlineHints
+from tritonsched.tensors import DeadlineHints, Tensor
 
 MS = 1_000_000
 
@@ -93,5 +93,8 @@ def test_ids_are_unique_and_rows_come_from_the_first_input() -> None:
 
 
 def test_an_unreadable_call_counts_as_one_row() -> None:
-    request, _ = intake().request(call(tensor(rows=0), lone_reason="raw"), signature=0, alone=True)
-    assert (request.rows, request.alone) == (1, True)
+    unread = call(lone_reason="raw")
+    unread.inputs = ()
+    for made in (unread, call(tensor(rows=0)), call(Tensor("INPUT", "UINT8", (), b"x"))):
+        request, _ = intake().request(made, signature=0, alone=True)
+        assert (request.rows, request.alone) == (1, True)
