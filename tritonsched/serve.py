@@ -36,6 +36,7 @@ from tritonsched.metrics import Metrics
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import LoopLags
 from tritonsched.proxy.health import Health
+from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.timer import TimerFd
@@ -188,10 +189,12 @@ class Sidecar:
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         loop = asyncio.get_running_loop()
+        held = Held()
         self.driver = Driver(
             self.scheduler,
             self.backend,
             clock=time.monotonic_ns,
+            held=held,
             make_timer=lambda fired: TimerFd(loop, fired),
             on_reply=self._replied,
             on_send=self._lags.send.observe,
@@ -206,6 +209,7 @@ class Sidecar:
             self.driver,
             self.backend,
             Intake(policy.slo_classes(), policy.class_of_model),
+            held=held,
             tensor_bytes_max=policy.limits.tensor_mib_max * MIB,
             triton_is_up=lambda: self.health.is_up,
             lost=self.health.lost,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from tritonsched.errors import TritonschedError, TritonUnavailable
+
 Buffer = bytes | bytearray | memoryview
 ParameterValue = bool | int | float | str
 
@@ -43,7 +45,7 @@ def byte_size(datatype: str, shape: tuple[int, ...]) -> int | None:
     return item
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that triples the cost of making one
 class Tensor:
     """A named tensor. shape includes the batch dimension; data holds exactly its bytes."""
 
@@ -133,7 +135,7 @@ class Explain:
         return text + ("; deadline=clipped" if self.clipped else "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that triples the cost of making one
 class MergedReply:
     """The client's share of a merged answer; the frontend encodes it with the client's own id.
 
@@ -146,7 +148,7 @@ class MergedReply:
     explain: Explain | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that triples the cost of making one
 class HttpReply:
     """Triton's HTTP answer as it came. headers: end-to-end ones, in order."""
 
@@ -171,6 +173,10 @@ class GrpcReply:
 
 RawReply = HttpReply | GrpcReply
 Answer = MergedReply | HttpReply | GrpcReply
+Done = Callable[[Answer | TritonschedError], None]
+"""Hears how a call ended, once: an answer or an error."""
+Cancel = Callable[[], object]
+"""The caller has left: what it waits for is dropped, and its `Done` hears nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +218,9 @@ class BatchReply:
     version: str
     outputs: tuple[Tensor, ...]
     release: Callable[[], None]
+
+
+BatchDone = Callable[[BatchReply | TritonschedError], None]
+"""Hears how a batch ended, once: BackendError, MalformedAnswer and TritonUnavailable are errors."""
+GrpcDone = Callable[[GrpcReply | TritonUnavailable], None]
+"""Hears how a raw call ended, once: any status is a reply; an error is that nobody answered."""

@@ -18,6 +18,7 @@ from tests.unit.backend.contract import (
     ROW_BYTES,
     BackendContract,
     batch,
+    executed,
     lone_call,
     outputs_of,
     row,
@@ -218,7 +219,7 @@ async def test_after_a_killed_triton_batches_go_through_a_new_region(
     """The batch that was out fails at once; its memory is never used again."""
     triton, backend = slow
     old = region_of(backend)
-    out = asyncio.ensure_future(backend.infer(batch(row(0), model="slow", row_bytes=8)))
+    out = asyncio.ensure_future(executed(backend, batch(row(0), model="slow", row_bytes=8)))
     while backend.batches_shm == 0:
         await asyncio.wait({out}, timeout=0)
     await backend.ready()  # answered after the batch was sent on the same connection

@@ -32,7 +32,7 @@ from tritonsched.proxy.timer import LoopTimer
 from tritonsched.sim.engine import Line, Simulation
 from tritonsched.sim.workload import Stream, Workload, constant, gamma, periodic, poisson
 from tritonsched.sim.world import Fate, Faults, SimModel, World, affine
-from tritonsched.tensors import BatchCall, BatchReply, GrpcReply, InferCall, RawReply
+from tritonsched.tensors import BatchCall, BatchDone, BatchReply, GrpcReply, InferCall, RawReply
 
 SEEDS = range(60)
 DURATION_NS = 250 * MS
@@ -147,6 +147,7 @@ class WorldBackend:
         self._loop = loop
         self._batches: dict[int, Batch] = {}
         self._lone: dict[str, Batch] = {}
+        self._running: set[asyncio.Task[None]] = set()
 
     def heed(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -154,10 +155,21 @@ class WorldBackend:
                 self._batches[decision.batch.id] = decision.batch
                 self._lone[str(decision.batch.requests[0].id)] = decision.batch
 
-    async def infer(self, call: BatchCall) -> BatchReply:
-        if await self._fate(self._batches[call.id]) is Fate.FAILED:
-            raise errors.BackendError("as the world has it")
-        return BatchReply(call.model, "1", identity(call), lambda: None)
+    def send(self, call: BatchCall, done: BatchDone) -> None:
+        task = asyncio.ensure_future(self._told(call, done))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _told(self, call: BatchCall, done: BatchDone) -> None:
+        outcome: BatchReply | errors.TritonschedError
+        try:
+            if await self._fate(self._batches[call.id]) is Fate.FAILED:
+                outcome = errors.BackendError("as the world has it")
+            else:
+                outcome = BatchReply(call.model, "1", identity(call), lambda: None)
+        except errors.TritonUnavailable as error:
+            outcome = error
+        done(outcome)
 
     async def forward(self, call: InferCall) -> RawReply:
         fate = await self._fate(self._lone[call.id])

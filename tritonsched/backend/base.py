@@ -8,20 +8,20 @@ one contract test runs on both.
 from typing import Protocol
 
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.tensors import BatchCall, BatchReply, InferCall, RawReply
+from tritonsched.tensors import BatchCall, BatchDone, InferCall, RawReply
 
 
 class Backend(Protocol):
     """A server of models.
 
     Never cancelled and never given a deadline: Triton 2.51 can crash on either (server issues 7368,
-    8034). Callers keep the task of a call alive until it returns.
+    8034). A coroutine is kept alive by its caller until it returns.
     """
 
-    async def infer(self, call: BatchCall) -> BatchReply:
-        """Execute a merged batch.
+    def send(self, call: BatchCall, done: BatchDone) -> None:
+        """Send a merged batch before this returns; `done` hears how it ended, in a later loop turn.
 
-        Raises BackendError (Triton failed it), MalformedAnswer, TritonUnavailable (it may or may
+        Errors: BackendError (Triton failed it), MalformedAnswer, TritonUnavailable (it may or may
         not have been executed).
         """
 

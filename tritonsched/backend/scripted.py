@@ -14,9 +14,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.errors import BackendError, MalformedAnswer, TritonUnavailable
+from tritonsched.errors import (
+    BackendError,
+    MalformedAnswer,
+    TritonschedError,
+    TritonUnavailable,
+)
 from tritonsched.tensors import (
     BatchCall,
+    BatchDone,
     BatchReply,
     GrpcReply,
     HttpReply,
@@ -121,6 +127,7 @@ class ScriptedBackend:
         self._reply = reply
         self._afterwards = afterwards or ok()
         self._resumed = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
         self.is_up = True
         self.batches: list[BatchCall] = []
         self.lone: list[InferCall] = []
@@ -132,8 +139,22 @@ class ScriptedBackend:
         self._resumed.set()
         self._resumed = asyncio.Event()
 
-    async def infer(self, call: BatchCall) -> BatchReply:
-        """Answer by `compute`. Raises as the script says, BackendError for an unknown model."""
+    def send(self, call: BatchCall, done: BatchDone) -> None:
+        """Answer by `compute`, or fail as the script says; BackendError for an unknown model."""
+        task = asyncio.get_running_loop().create_task(self._told(call, done))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _told(self, call: BatchCall, done: BatchDone) -> None:
+        try:
+            outcome: BatchReply | TritonschedError = await self._execute(call)
+        except TritonschedError as error:
+            outcome = error
+        except Exception as error:
+            outcome = TritonschedError(f"internal error: {error!r}")
+        done(outcome)
+
+    async def _execute(self, call: BatchCall) -> BatchReply:
         self.batches.append(call)
         step = await self._next_step()
         info = self._models.get(call.model)

@@ -5,9 +5,11 @@ again only when Triton is known to be done with it (`region`). What does not fit
 has no size known beforehand, or goes to a Triton on another host travels in the message itself.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,22 @@ from tritonsched.backend.region import Region, Transport
 from tritonsched.backend.shared_memory import ALIGN, SHM, Lease, SharedMemoryPool, aligned
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
 from tritonsched.backend.upstream_http import HttpUpstream
-from tritonsched.errors import BackendError, MalformedAnswer, TritonUnavailable
-from tritonsched.tensors import BatchCall, BatchInput, BatchReply, InferCall, RawReply, Wire
+from tritonsched.errors import (
+    BackendError,
+    MalformedAnswer,
+    TritonschedError,
+    TritonUnavailable,
+)
+from tritonsched.tensors import (
+    BatchCall,
+    BatchDone,
+    BatchInput,
+    BatchReply,
+    GrpcReply,
+    InferCall,
+    RawReply,
+    Wire,
+)
 
 _INFER = f"{SERVICE}ModelInfer"
 _REGION_GONE = "unable to find shared memory region"
@@ -76,6 +92,7 @@ class TritonBackend:
         self._grpc = grpc
         self._control = Control(grpc)
         self.region = Region(self._control, transport, pool_bytes, shm_directory)
+        self._repeats: set[asyncio.Task[None]] = set()
         self._mark = secrets.token_bytes(_MARK_BYTES)
         self.batches_shm = 0
         self.batches_inline = 0
@@ -133,39 +150,70 @@ class TritonBackend:
             return await self._http.request("POST", call.path, call.headers, call.raw)
         return await self._grpc.unary(_INFER, call.raw, call.headers)
 
-    async def infer(self, call: BatchCall) -> BatchReply:
-        """Execute a merged batch. Raises BackendError, MalformedAnswer, TritonUnavailable."""
-        seen = self.region.registrations
-        try:
-            return await self._infer(call)
-        except MalformedAnswer:
-            self.malformed += 1
-            raise
-        except BackendError as error:
-            if _REGION_GONE not in str(error).lower():
-                raise
-        await self.region.register_again(seen)
-        return await self._infer(call)
+    def send(self, call: BatchCall, done: BatchDone) -> None:
+        """Execute a merged batch: inputs are copied and the message is written before this
+        returns. Errors: BackendError, MalformedAnswer, TritonUnavailable.
+        """
+        self._send(call, partial(self._ended, call, self.region.registrations, done))
 
-    async def _infer(self, call: BatchCall) -> BatchReply:
-        attempt = self._prepare(call)
+    def _ended(
+        self, call: BatchCall, seen: int, done: BatchDone, outcome: BatchReply | TritonschedError
+    ) -> None:
+        """If Triton has forgotten the region, once more."""
+        if isinstance(outcome, MalformedAnswer):
+            self.malformed += 1
+        elif isinstance(outcome, BackendError) and _REGION_GONE in str(outcome).lower():
+            task = asyncio.get_running_loop().create_task(self._again(call, seen, done))
+            self._repeats.add(task)
+            task.add_done_callback(self._repeats.discard)
+            return
+        done(outcome)
+
+    async def _again(self, call: BatchCall, seen: int, done: BatchDone) -> None:
         try:
-            response = await self._send(attempt)
-            tensors = wire.read_answer(response, call, attempt.shared, self._mark)
-        except BaseException:
+            await self.region.register_again(seen)
+        except TritonUnavailable as error:
+            done(error)
+        else:
+            self._send(call, done)
+
+    def _send(self, call: BatchCall, done: BatchDone) -> None:
+        attempt = self._prepare(call)
+        message = attempt.request.SerializeToString()
+        self._grpc.send(_INFER, message, partial(self._answered, call, attempt, done))
+
+    def _answered(
+        self,
+        call: BatchCall,
+        attempt: _Attempt,
+        done: BatchDone,
+        reply: GrpcReply | TritonUnavailable,
+    ) -> None:
+        try:
+            outcome: BatchReply | TritonschedError = self._read(call, attempt, reply)
+        except TritonschedError as error:
             self._settle(attempt)
-            raise
+            outcome = error
+        except Exception as error:  # a mistake of ours must not leave its members waiting
+            self._settle(attempt)
+            outcome = TritonschedError(f"internal error: {error!r}")
+        done(outcome)
+
+    def _read(
+        self, call: BatchCall, attempt: _Attempt, reply: GrpcReply | TritonUnavailable
+    ) -> BatchReply:
+        """The checked answer. Raises BackendError, MalformedAnswer, TritonUnavailable."""
+        if isinstance(reply, TritonUnavailable):
+            raise reply
+        attempt.is_known_done = reply.code == "OK" or _STREAM_BROKE not in reply.details.lower()
+        if reply.code != "OK":
+            raise BackendError(reply.details, grpc_code_name=reply.code)
+        response = wire.parse(pb.ModelInferResponse, reply.message)
+        tensors = wire.read_answer(response, call, attempt.shared, self._mark)
         attempt.release_inputs()
         return BatchReply(
             response.model_name, response.model_version, tensors, attempt.release_outputs
         )
-
-    async def _send(self, attempt: _Attempt) -> Any:
-        reply = await self._grpc.unary(_INFER, attempt.request.SerializeToString())
-        attempt.is_known_done = reply.code == "OK" or _STREAM_BROKE not in reply.details.lower()
-        if reply.code != "OK":
-            raise BackendError(reply.details, grpc_code_name=reply.code)
-        return wire.parse(pb.ModelInferResponse, reply.message)
 
     def _settle(self, attempt: _Attempt) -> None:
         """An attempt failed: its pieces are free again only if Triton has answered."""

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from tritonsched.errors import TritonUnavailable
-from tritonsched.tensors import Buffer, GrpcReply
+from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
 
 FINISH_S = 10.0  # for running calls when we close; a Triton that hangs does not hold us for ever
 SERVICE = "/inference.GRPCInferenceService/"
@@ -73,6 +73,7 @@ class GrpcUpstream:
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}  # grpc.aio's multi-callables have no common type
         self._running: set[asyncio.Task[GrpcReply]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Make the channel; it connects at the first call and again by itself."""
@@ -83,6 +84,20 @@ class GrpcUpstream:
             await asyncio.wait(self._running, timeout=FINISH_S)
         if self._channel is not None:
             await self._channel.close(None)
+
+    def send(self, method: str, message: Buffer, done: GrpcDone) -> None:
+        """One call; `done` hears the reply (an error status is one), or that nobody answered."""
+
+        async def told() -> None:
+            try:
+                outcome: GrpcReply | TritonUnavailable = await self.unary(method, message)
+            except TritonUnavailable as error:
+                outcome = error
+            done(outcome)
+
+        task = asyncio.get_running_loop().create_task(told())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     async def unary(
         self, method: str, message: Buffer, metadata: Iterable[tuple[str, str | bytes]] = ()

@@ -37,11 +37,13 @@ class Completion:
 
     ok: it was executed; its time teaches the profile.
     retried: it failed and the driver submits its members again, each alone; no outcome is counted.
+    returned_ns: when its answer came, if its members' replies were written since; None for now.
     """
 
     batch_id: int
     ok: bool = True
     retried: bool = False
+    returned_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,13 @@ class Scheduler:
                 observer.on_submit(request, now)
 
     def complete(self, completion: Completion, now: int) -> None:
-        """A batch came back. An unknown id is an error of the driver."""
+        """A batch came back; its members' replies are written. An unknown id is the driver's
+        error.
+        """
         self._advance(now)
         batch = self._running.pop(completion.batch_id)
-        measured_ns = self._devices[batch.device].finish(batch, now, self.tuning.rtt_ns)
+        returned_ns = now if completion.returned_ns is None else completion.returned_ns
+        measured_ns = self._devices[batch.device].finish(batch, returned_ns, self.tuning.rtt_ns)
         if completion.ok:
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None:

@@ -3,8 +3,9 @@ routes.
 
 llhttp (package httptools) parses; this file adds what a connection needs: one request at a time in
 order, a bound on what is buffered, `Expect: 100-continue`, back-pressure, and a handler that is
-cancelled when the client leaves. Why not aiohttp's server here: it costs much more a request
-(DESIGN.md 14), and it adds Date and Server headers that Triton does not send.
+told when the client leaves. No task a request: the handler is given a `done`. Why not aiohttp's
+server here: it costs much more a request (DESIGN.md 14), and it adds Date and Server headers that
+Triton does not send.
 Sources: RFC 9112; aiohttp and uvicorn for the order of things at the end of a connection.
 """
 
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
@@ -22,7 +23,7 @@ import structlog
 
 from tritonsched.errors import PayloadTooLarge
 from tritonsched.frontend.status import http_reply
-from tritonsched.tensors import HttpReply
+from tritonsched.tensors import Cancel, HttpReply
 
 HEADER_BYTES_MAX = 32 * 1024  # all of a request's head; Triton resets connections somewhat below
 PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn
@@ -59,14 +60,40 @@ class StreamReply:
     chunks: AsyncGenerator[bytes]
 
 
-Handler = Callable[[HttpRequest], Awaitable[HttpReply | StreamReply]]
+Reply = HttpReply | StreamReply
+Handler = Callable[[HttpRequest, Callable[[Reply], None]], Cancel]
+"""Answers a request by calling its second argument, once, maybe before it returns. Never raises."""
+
+
+class Connections:
+    """The connections that live. none_left: set while there is none."""
+
+    def __init__(self) -> None:
+        self._all: set[HttpProtocol] = set()
+        self.none_left = asyncio.Event()
+        self.none_left.set()
+
+    def __iter__(self) -> Iterator["HttpProtocol"]:
+        return iter(tuple(self._all))
+
+    def add(self, connection: "HttpProtocol") -> None:
+        self._all.add(connection)
+        self.none_left.clear()
+
+    def discard(self, connection: "HttpProtocol") -> None:
+        self._all.discard(connection)
+        if not self._all:
+            self.none_left.set()
 
 
 class HttpProtocol(asyncio.Protocol):
     """One connection. connections: where it stands while it lives."""
 
     def __init__(
-        self, handler: Handler, connections: "set[HttpProtocol]", request_bytes_max: int
+        self,
+        handler: Handler,
+        connections: "Connections",
+        request_bytes_max: int,
     ) -> None:
         self._handler = handler
         self._connections = connections
@@ -74,7 +101,11 @@ class HttpProtocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._queue: deque[HttpRequest] = deque()
-        self.task: asyncio.Task[None] | None = None
+        self.is_busy = False  # a request is being answered
+        self._keep_alive = False  # what that request wants
+        self._cancel: Cancel | None = None
+        self._streaming: asyncio.Task[None] | None = None
+        self._is_written = False  # the answer is, but the client has not read enough of it
         self._writable = asyncio.Event()
         self._writable.set()
         self._refusal: HttpReply | None = None
@@ -101,8 +132,10 @@ class HttpProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._queue.clear()
         self._writable.set()
-        if self.task is not None:
-            self.task.cancel()
+        if self._cancel is not None:
+            self._cancel()
+        if self._streaming is not None:
+            self._streaming.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self.is_closing:
@@ -141,6 +174,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self._is_written:
+            self._next()
 
     # -- httptools ------------------------------------------------------------------------------
 
@@ -170,7 +205,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._too_large()
             if lower == "expect" and value.lower() == "100-continue":
                 self._owes_continue = True
-        if self.task is None:  # else the answers before it come first
+        if not self.is_busy:  # else the answers before it come first
             self._continue()
 
     def _continue(self) -> None:
@@ -201,7 +236,7 @@ class HttpProtocol(asyncio.Protocol):
         )
         self._chunks = []
         self._owes_continue = False  # it did not wait
-        if self.task is not None:
+        if self.is_busy:
             self._queue.append(request)
             if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
                 self._transport.pause_reading()
@@ -211,31 +246,38 @@ class HttpProtocol(asyncio.Protocol):
     # -- one request after the other --------------------------------------------------------------
 
     def _start(self, request: HttpRequest) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._answer(request))
+        self.is_busy = True
+        self._keep_alive = request.keep_alive
+        cancel = self._handler(request, self._answered)
+        self._cancel = cancel if self.is_busy else None
 
-    async def _answer(self, request: HttpRequest) -> None:
-        keep_alive = False
+    def _answered(self, reply: Reply) -> None:
+        self._cancel = None
+        keep_alive = self._keep_alive and not self.is_closing
+        if isinstance(reply, StreamReply):
+            task = asyncio.get_running_loop().create_task(self._stream(reply, keep_alive))
+            self._streaming = task
+            return
         try:
-            reply = await self._handler(request)
-            wanted = request.keep_alive and not self.is_closing
-            if isinstance(reply, StreamReply):
-                await self._stream(reply, keep_alive=wanted)
-            else:
-                self._write(encode_reply(reply, keep_alive=wanted))
-                if not self._writable.is_set():
-                    await self._writable.wait()
-            keep_alive = wanted
+            data = encode_reply(reply, keep_alive=keep_alive)
         except Exception as error:
-            _log.warning("an answer broke off", error=str(error), target=request.target)
-            self.abort()  # the client must not take what it has for the whole
-        finally:
-            self.task = None
-            self._next(keep_alive=keep_alive)
+            self._break_off(error)
+            return
+        self._write(data)
+        self._written(keep_alive=keep_alive)
 
-    def _next(self, *, keep_alive: bool) -> None:
+    def _written(self, *, keep_alive: bool) -> None:
+        """On to the next request, when the client has read enough of this answer."""
+        self._keep_alive = keep_alive
+        self._is_written = not self._writable.is_set()
+        if not self._is_written:
+            self._next()
+
+    def _next(self) -> None:
+        self._is_written = self.is_busy = False
         if self._transport is None:
             return
-        if not keep_alive:
+        if not self._keep_alive:
             self._transport.close()
         elif self._queue:
             self._transport.resume_reading()
@@ -245,14 +287,27 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._continue()
 
-    async def _stream(self, reply: StreamReply, *, keep_alive: bool) -> None:
-        async with contextlib.aclosing(reply.chunks):
-            self._write(encode_head(reply.status, reply.reason, reply.headers, None, keep_alive))
-            async for chunk in reply.chunks:
-                if chunk:
-                    self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                    await self._writable.wait()
-            self._write(b"0\r\n\r\n")
+    def _break_off(self, error: Exception) -> None:
+        """The client must not take what it has for the whole."""
+        _log.warning("an answer broke off", error=str(error))
+        self.abort()
+
+    async def _stream(self, reply: StreamReply, keep_alive: bool) -> None:
+        try:
+            async with contextlib.aclosing(reply.chunks):
+                head = encode_head(reply.status, reply.reason, reply.headers, None, keep_alive)
+                self._write(head)
+                async for chunk in reply.chunks:
+                    if chunk:
+                        self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                        await self._writable.wait()
+                self._write(b"0\r\n\r\n")
+        except Exception as error:
+            keep_alive = False
+            self._break_off(error)
+        finally:
+            self._streaming = None
+        self._written(keep_alive=keep_alive)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -261,7 +316,7 @@ class HttpProtocol(asyncio.Protocol):
     def _refuse(self, reply: HttpReply) -> None:
         """The connection cannot be read any further: when all before is answered, say why."""
         self._refusal = reply
-        if self.task is None:
+        if not self.is_busy:
             self._say_refusal(reply)
 
     def _say_refusal(self, reply: HttpReply) -> None:
@@ -276,7 +331,7 @@ class HttpProtocol(asyncio.Protocol):
     def close_when_idle(self) -> None:
         """Finish the running request, take no other."""
         self.is_closing = True
-        if self.task is None and self._transport is not None:
+        if not self.is_busy and self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:

@@ -8,17 +8,23 @@ the same.
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import StartupError, TritonschedError
 from tritonsched.frontend.forward import forward_http, is_stream
 from tritonsched.frontend.http_codec import decode, encode
-from tritonsched.frontend.http_protocol import HttpProtocol, HttpRequest, StreamReply
+from tritonsched.frontend.http_protocol import (
+    Connections,
+    HttpProtocol,
+    HttpRequest,
+    Reply,
+    StreamReply,
+)
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, http_reply
-from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
+from tritonsched.tensors import Answer, Cancel, GrpcReply, HttpReply, InferCall, MergedReply
 
 STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
 BACKLOG = 1024
@@ -48,7 +54,8 @@ class HttpServer:
         self._host = host
         self._wanted_port = port
         self._request_bytes_max = request_bytes_max
-        self._connections: set[HttpProtocol] = set()
+        self._connections = Connections()
+        self._handling: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -56,7 +63,7 @@ class HttpServer:
         """Listen. Raises StartupError if the port is taken."""
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: HttpProtocol(self._handle, self._connections, self._request_bytes_max),
+                lambda: HttpProtocol(self._begin, self._connections, self._request_bytes_max),
                 self._host,
                 self._wanted_port,
                 backlog=BACKLOG,
@@ -73,39 +80,59 @@ class HttpServer:
         if self._server is None:
             return
         self._server.close()
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.close_when_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_GRACE_S):
-                while running := [c.task for c in self._connections if c.task is not None]:
-                    await asyncio.wait(running)
-        for connection in list(self._connections):
+                await self._connections.none_left.wait()
+        for connection in self._connections:
             connection.abort()
 
-    async def _handle(self, request: HttpRequest) -> HttpReply | StreamReply:
-        try:
-            return _explained(await self._answer(request))
-        except Exception as error:  # the boundary: whatever it is becomes an answer
-            return http_reply(error)
+    def _begin(self, request: HttpRequest, done: Callable[[Reply], None]) -> Cancel:
+        if request.method == "POST":
+            raw_path = _raw_path(request.target)
+            infer = _INFER.match(raw_path)
+            if infer is not None:
+                return self._infer(request, raw_path, infer, done)
+        task = asyncio.get_running_loop().create_task(self._told(request, done))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+        return task.cancel
 
-    async def _answer(self, request: HttpRequest) -> HttpReply | StreamReply:
+    def _infer(
+        self,
+        request: HttpRequest,
+        raw_path: str,
+        infer: re.Match[str],
+        done: Callable[[Reply], None],
+    ) -> Cancel:
+        call = decode(
+            model=infer.group(1),
+            version=infer.group(2) or "",
+            path=raw_path,
+            headers=request.headers,
+            body=request.body,
+            received_ns=request.received_ns,
+        )
+
+        def answered(outcome: Answer | TritonschedError) -> None:
+            done(as_http(outcome, call))
+
+        return self._service.submit(call, answered)
+
+    async def _told(self, request: HttpRequest, done: Callable[[Reply], None]) -> None:
+        try:
+            reply = await self._answer(request)
+        except Exception as error:  # the boundary: whatever it is becomes an answer
+            reply = http_reply(error)
+        done(reply)
+
+    async def _answer(self, request: HttpRequest) -> Reply:
         if request.method == "HEAD":  # Triton answers HEAD with a body, which no client can parse
             return replace(_METHOD_NOT_ALLOWED, body=b"")
         raw_path = _raw_path(request.target)
-        if request.method == "POST":
-            infer = _INFER.match(raw_path)
-            if infer is not None:
-                call = decode(
-                    model=infer.group(1),
-                    version=infer.group(2) or "",
-                    path=raw_path,
-                    headers=request.headers,
-                    body=request.body,
-                    received_ns=request.received_ns,
-                )
-                return as_http(await self._service.infer(call), call)
-            if is_stream(raw_path):
-                return await self._stream(request, raw_path)
+        if request.method == "POST" and is_stream(raw_path):
+            return await self._stream(request, raw_path)
         return await forward_http(
             self._service,
             self._upstream,
@@ -115,7 +142,7 @@ class HttpServer:
             body=request.body,
         )
 
-    async def _stream(self, request: HttpRequest, raw_path: str) -> HttpReply | StreamReply:
+    async def _stream(self, request: HttpRequest, raw_path: str) -> Reply:
         """Pass an answer on as it comes, at the client's speed; one of known length whole."""
         stack = contextlib.AsyncExitStack()
         reply = await stack.enter_async_context(
@@ -143,19 +170,25 @@ def _raw_path(target: str) -> str:
     return "/" + rest.partition("/")[2]
 
 
-def as_http(answer: Answer, call: InferCall) -> HttpReply:
-    """Any answer as an HTTP one."""
-    match answer:
-        case MergedReply():
-            headers, body = encode(answer, call)
-            return HttpReply(200, "OK", tuple(headers), body, explain=answer.explain)
-        case HttpReply():
-            return answer
-        case GrpcReply():
-            raise TritonschedError("a gRPC answer for an HTTP call")
-
-
-def _explained(reply: HttpReply | StreamReply) -> HttpReply | StreamReply:
-    if isinstance(reply, StreamReply) or reply.explain is None:
+def as_http(outcome: Answer | TritonschedError, call: InferCall) -> HttpReply:
+    """Any answer, or error, as HTTP."""
+    try:
+        reply = _reply(outcome, call)
+    except Exception as error:  # the boundary: whatever it is becomes an answer
+        return http_reply(error)
+    if reply.explain is None:
         return reply
     return replace(reply, headers=(*reply.headers, (EXPLAIN, reply.explain.header_value())))
+
+
+def _reply(outcome: Answer | TritonschedError, call: InferCall) -> HttpReply:
+    match outcome:
+        case MergedReply():
+            headers, body = encode(outcome, call)
+            return HttpReply(200, "OK", tuple(headers), body, explain=outcome.explain)
+        case HttpReply():
+            return outcome
+        case GrpcReply():
+            raise TritonschedError("a gRPC answer for an HTTP call")
+        case TritonschedError():
+            return http_reply(outcome)

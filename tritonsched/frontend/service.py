@@ -2,11 +2,14 @@
 
 from typing import Protocol
 
-from tritonsched.tensors import Answer, InferCall
+from tritonsched.tensors import Answer, Cancel, Done, InferCall
 
 
 class InferService(Protocol):
     """`proxy.service.Proxy` to a server."""
+
+    def submit(self, call: InferCall, done: Done) -> Cancel:
+        """Have one call answered; `done` hears how it ended, once, maybe before this returns."""
 
     async def infer(self, call: InferCall) -> Answer:
         """Answer one call. Raises a leaf of TritonschedError. If the caller is cancelled (the

@@ -6,20 +6,26 @@ says why.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
 
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.variant import Variant
-from tritonsched.errors import Draining, MemoryFull, TritonUnavailable
+from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
 from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.mergeable import Signatures, lone_reason
-from tritonsched.tensors import Answer, InferCall
+from tritonsched.tensors import Answer, Cancel, Done, InferCall
 
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 MEMORY_RETRY_NS = 100_000_000
+
+_log = structlog.get_logger()
 
 
 class ModelCache:
@@ -64,10 +70,11 @@ class ModelCache:
 
 
 class Proxy:
-    """What a frontend needs: `infer`, `invalidate`, `is_ready`.
+    """What a frontend needs: `submit`, `infer`, `invalidate`, `is_ready`.
 
-    tensor_bytes_max: bytes of requests that may be held at once. lost: Triton did not answer.
-    on_lone: hears the reason of each call that goes alone.
+    held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
+    held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
+    alone.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Proxy:
         backend: Backend,
         intake: Intake,
         *,
+        held: Held,
         tensor_bytes_max: int,
         triton_is_up: Callable[[], bool],
         lost: Callable[[], None],
@@ -88,13 +96,11 @@ class Proxy:
         self._judgements: dict[tuple[str, str, bytes], tuple[str, int]] = {}
         self._models = ModelCache(backend, self._announce)
         self._tensor_bytes_max = tensor_bytes_max
-        self._tensor_bytes = 0
+        self._held = held
         self._triton_is_up = triton_is_up
         self._lost = lost
         self._on_lone = on_lone
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._unknown: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
     @property
@@ -104,26 +110,36 @@ class Proxy:
     @property
     def tensor_bytes(self) -> int:
         """Bytes of the requests held now."""
-        return self._tensor_bytes
+        return self._held.size_bytes
+
+    def submit(self, call: InferCall, done: Done) -> Cancel:
+        """Have one call answered; `done` hears how it ended, once, maybe before this returns."""
+        refused = self._refused(call)
+        if refused is not None:
+            done(refused)
+            return _nothing
+        info = self._models.known(call.model, call.version)
+        if info is None:
+            return self._submit_unknown(call, done)
+        try:
+            return self._driver.submit(self._job(call, info), done)
+        except TritonschedError as error:
+            done(error)
+            return _nothing
 
     async def infer(self, call: InferCall) -> Answer:
         """Answer one call. Raises a leaf of TritonschedError."""
-        if self.is_draining:
-            text = "the sidecar is shutting down; use another instance or try again later"
-            raise Draining(text, retry_after_ns=1_000_000_000)
-        size = len(call.raw)
-        if self._tensor_bytes and self._tensor_bytes + size > self._tensor_bytes_max:
-            text = f"{self._tensor_bytes} bytes of requests are in flight; try again later"
-            raise MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
-        self._enter(1, size)
-        try:
-            return await self._scheduled(call)
-        finally:
-            self._enter(-1, -size)
+        refused = self._refused(call)
+        if refused is not None:
+            raise refused
+        info = self._models.known(call.model, call.version)
+        if info is None:
+            return await self._infer_unknown(call)
+        return await self._driver.infer(self._job(call, info))
 
     async def drained(self) -> None:
         """Wait until no accepted call is unanswered."""
-        await self._idle.wait()
+        await self._held.none_left()
 
     async def invalidate(self, model: str) -> None:
         """Triton loads or unloads the model, or another that an ensemble is made of."""
@@ -133,26 +149,42 @@ class Proxy:
         """Triton is another process now: what it said before is void."""
         self._models.forget()
 
-    def _enter(self, calls: int, size: int) -> None:
-        """Count calls and their bytes in (or, negative, out)."""
-        self._calls += calls
-        self._tensor_bytes += size
-        if self._calls:
-            self._idle.clear()
-        else:
-            self._idle.set()
+    def _refused(self, call: InferCall) -> TritonschedError | None:
+        """Why no call can be taken now, whatever it is."""
+        if self.is_draining:
+            text = "the sidecar is shutting down; use another instance or try again later"
+            return Draining(text, retry_after_ns=1_000_000_000)
+        held = self._held.size_bytes
+        if held and held + len(call.raw) > self._tensor_bytes_max:
+            text = f"{held} bytes of requests are in flight; try again later"
+            return MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
+        return None
 
-    async def _scheduled(self, call: InferCall) -> Answer:
-        info = self._models.known(call.model, call.version)
-        if info is None:
-            info = await self._ask(call)
-            if info is None:
-                return await self._backend.forward(call)
+    def _job(self, call: InferCall, info: ModelInfo) -> Job:
+        """Raises BadDeadline or UnknownClass."""
         lone, signature = self._judged(call, info)
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        return await self._driver.infer(Job(call, info, request, lone=lone, clipped=clipped))
+        return Job(call, info, request, lone=lone, clipped=clipped)
+
+    def _submit_unknown(self, call: InferCall, done: Done) -> Cancel:
+        task = asyncio.get_running_loop().create_task(_told(self._infer_unknown(call), done))
+        self._unknown.add(task)
+        task.add_done_callback(self._unknown.discard)
+        return task.cancel
+
+    async def _infer_unknown(self, call: InferCall) -> Answer:
+        """A model that we have to ask Triton about; if it does not serve it, it says so itself."""
+        size = len(call.raw)
+        self._held.take(size)
+        try:
+            info = await self._ask(call)
+            if info is None:
+                return await self._backend.forward(call)
+        finally:
+            self._held.give_back(size)
+        return await self._driver.infer(self._job(call, info))
 
     def _judged(self, call: InferCall, info: ModelInfo) -> tuple[str, int]:
         """Why it goes alone, or its signature; remembered for calls that differ in data alone."""
@@ -184,3 +216,19 @@ class Proxy:
                 accuracy=info.accuracy,
             )
         )
+
+
+async def _told(answer: Coroutine[Any, Any, Answer], done: Done) -> None:
+    """Tell `done` how it ended, whatever it is."""
+    try:
+        outcome: Answer | TritonschedError = await answer
+    except TritonschedError as error:
+        outcome = error
+    except Exception as error:
+        _log.error("internal error", exc_info=error)
+        outcome = TritonschedError(f"internal error: {error!r}")
+    done(outcome)
+
+
+def _nothing() -> None:
+    """There is nothing to cancel."""

@@ -12,11 +12,12 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tritonsched.backend.base import Backend
-from tritonsched.errors import BackendError
+from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.tensors import (
     BatchCall,
     BatchInput,
     BatchOutput,
+    BatchReply,
     Buffer,
     GrpcReply,
     HttpReply,
@@ -75,9 +76,24 @@ def lone_call(wire: Wire, *, model: str = "echo") -> InferCall:
     )
 
 
+async def executed(backend: Backend, call: BatchCall) -> BatchReply:
+    """The batch's answer. Raises what it ended with."""
+    future: asyncio.Future[BatchReply] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: BatchReply | TritonschedError) -> None:
+        assert not future.done(), "told twice"
+        if isinstance(outcome, TritonschedError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    backend.send(call, done)
+    return await asyncio.shield(future)
+
+
 async def outputs_of(backend: Backend, call: BatchCall) -> list[tuple[str, tuple[int, ...], bytes]]:
     """Name, shape and bytes of a batch's outputs; the answer is released."""
-    reply = await backend.infer(call)
+    reply = await executed(backend, call)
     try:
         assert reply.model == call.model
         return [(tensor.name, tensor.shape, bytes(tensor.data)) for tensor in reply.outputs]
@@ -109,7 +125,7 @@ class BackendContract:
     async def test_a_failed_batch_raises_with_tritons_code(self, backend: Backend) -> None:
         """So that the driver can take it apart."""
         with pytest.raises(BackendError, match="nowhere") as caught:
-            await backend.infer(batch(row(0), model="nowhere"))
+            await executed(backend, batch(row(0), model="nowhere"))
         assert caught.value.grpc_code_name == "NOT_FOUND"
 
     @pytest.mark.parametrize("wire", list(Wire))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.backend.conftest import POOL_BYTES, Setup
-from tests.unit.backend.contract import COLUMNS, batch, outputs_of, row
+from tests.unit.backend.contract import COLUMNS, batch, executed, outputs_of, row
 from tests.unit.backend.fake_triton import Refusal, offset_of
 from tritonsched.errors import BackendError, StartupError, TritonUnavailable
 
@@ -27,7 +27,7 @@ def raising(error: Exception) -> Callable[[], None]:
 async def break_with_a_batch_out(setup: Setup) -> None:
     """The connection breaks while a batch is executed."""
     setup.grpc.hold.clear()
-    out = asyncio.ensure_future(setup.backend.infer(batch(row(0))))
+    out = asyncio.ensure_future(executed(setup.backend, batch(row(0))))
     while not setup.grpc.requests:
         await asyncio.wait({out}, timeout=0)
     setup.grpc.is_up = False
@@ -74,7 +74,7 @@ async def test_a_region_that_triton_still_uses_is_unregistered_later(there: Setu
 
 async def test_an_answer_that_is_out_survives_a_new_region(there: Setup) -> None:
     """Its memory stays mapped until it is released."""
-    reply = await there.backend.infer(batch(row(5)))
+    reply = await executed(there.backend, batch(row(5)))
     await break_with_a_batch_out(there)
     there.grpc.is_up = True
     await there.backend.connect()
@@ -83,23 +83,11 @@ async def test_an_answer_that_is_out_survives_a_new_region(there: Setup) -> None
     assert there.backend.region.in_use_bytes == 0
 
 
-async def test_a_cancelled_caller_leaves_its_memory_out_of_use(there: Setup) -> None:
-    """The call itself goes on: Triton is never cut off."""
-    there.grpc.hold.clear()
-    out = asyncio.ensure_future(there.backend.infer(batch(row(0))))
-    while not there.grpc.requests:
-        await asyncio.wait({out}, timeout=0)
-    out.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await out
-    assert there.backend.region.quarantined == 2
-
-
 async def test_a_broken_stream_is_no_answer(there: Setup) -> None:
     """gRPC reports it as a status, but Triton did not send one."""
     there.grpc.before_infer = raising(Refusal("INTERNAL", "Received RST_STREAM with error code 2"))
     with pytest.raises(BackendError):
-        await there.backend.infer(batch(row(0)))
+        await executed(there.backend, batch(row(0)))
     assert there.backend.region.quarantined == 2
 
 
@@ -107,7 +95,7 @@ async def test_memory_of_a_batch_that_triton_failed_is_free_at_once(there: Setup
     """It has answered, so it is done."""
     there.grpc.before_infer = raising(Refusal("INVALID_ARGUMENT", "bad rows"))
     with pytest.raises(BackendError, match="bad rows") as caught:
-        await there.backend.infer(batch(row(0)))
+        await executed(there.backend, batch(row(0)))
     assert caught.value.grpc_code_name == "INVALID_ARGUMENT"
     region = there.backend.region
     assert (region.quarantined, region.in_use_bytes) == (0, 0)

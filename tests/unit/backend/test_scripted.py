@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.unit.backend.contract import COLUMNS, BackendContract, batch, lone_call, row
+from tests.unit.backend.contract import COLUMNS, BackendContract, batch, executed, lone_call, row
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
@@ -58,7 +58,7 @@ def test_each_call_takes_the_next_step_in_its_time() -> None:
         seen = []
         for _ in range(3):
             try:
-                (await backend.infer(batch(row(0)))).release()
+                (await executed(backend, batch(row(0)))).release()
                 seen.append((loop.now_ns(), "ok"))
             except BackendError:
                 seen.append((loop.now_ns(), "failed"))
@@ -70,10 +70,10 @@ def test_each_call_takes_the_next_step_in_its_time() -> None:
 async def test_after_the_script_the_last_word_is_afterwards() -> None:
     """By default everything works."""
     backend = ScriptedBackend([ok()], models={"echo": ECHO}, sleeper=no_time, afterwards=fail())
-    (await backend.infer(batch(row(0)))).release()
+    (await executed(backend, batch(row(0)))).release()
     for _ in range(2):
         with pytest.raises(BackendError):
-            await backend.infer(batch(row(0)))
+            await executed(backend, batch(row(0)))
 
 
 async def test_a_lone_call_that_fails_is_answered_with_an_error() -> None:
@@ -90,9 +90,9 @@ async def test_a_lost_connection_and_a_malformed_answer_raise() -> None:
     """Both ways in; a lone call's bytes are not looked at."""
     backend = scripted(lose(), malformed(), lose(), malformed())
     with pytest.raises(TritonUnavailable):
-        await backend.infer(batch(row(0)))
+        await executed(backend, batch(row(0)))
     with pytest.raises(MalformedAnswer):
-        await backend.infer(batch(row(0)))
+        await executed(backend, batch(row(0)))
     with pytest.raises(TritonUnavailable):
         await backend.forward(lone_call(Wire.GRPC))
     assert await backend.forward(lone_call(Wire.GRPC)) == GrpcReply("OK", "", b"")
@@ -101,9 +101,9 @@ async def test_a_lost_connection_and_a_malformed_answer_raise() -> None:
 async def test_a_hanging_call_waits_to_be_resumed_and_the_next_one_does_not() -> None:
     """Its end is still the script's."""
     backend = scripted(hang(), hang(fail()), ok())
-    first = asyncio.ensure_future(backend.infer(batch(row(0))))
-    second = asyncio.ensure_future(backend.infer(batch(row(1))))
-    third = asyncio.ensure_future(backend.infer(batch(row(2))))
+    first = asyncio.ensure_future(executed(backend, batch(row(0))))
+    second = asyncio.ensure_future(executed(backend, batch(row(1))))
+    third = asyncio.ensure_future(executed(backend, batch(row(2))))
     (await third).release()
     assert not first.done()
     assert not second.done()
@@ -116,7 +116,7 @@ async def test_a_hanging_call_waits_to_be_resumed_and_the_next_one_does_not() ->
 async def test_while_triton_is_away_everything_but_ready_raises() -> None:
     """And works again when it is back."""
     backend = scripted(hang())
-    out = asyncio.ensure_future(backend.infer(batch(row(0))))
+    out = asyncio.ensure_future(executed(backend, batch(row(0))))
     while not backend.batches:
         await asyncio.wait({out}, timeout=0)
     backend.is_up = False
@@ -129,13 +129,13 @@ async def test_while_triton_is_away_everything_but_ready_raises() -> None:
     with pytest.raises(TritonUnavailable):
         await backend.forward(lone_call(Wire.HTTP))
     backend.is_up = True
-    (await backend.infer(batch(row(0)))).release()
+    (await executed(backend, batch(row(0)))).release()
 
 
 async def test_unreleased_answers_are_counted_and_released_once() -> None:
     """So that a test of the driver sees a leak."""
     backend = scripted()
-    reply = await backend.infer(batch(row(0)))
+    reply = await executed(backend, batch(row(0)))
     assert backend.unreleased == 1
     reply.release()
     assert backend.unreleased == 0
@@ -157,7 +157,7 @@ async def test_answers_are_computed_and_calls_kept_as_told() -> None:
         [], models={"echo": ECHO}, sleeper=no_time, compute=doubled, reply=teapot
     )
     merged, lone = batch(row(5)), lone_call(Wire.HTTP)
-    reply = await backend.infer(merged)
+    reply = await executed(backend, merged)
     assert bytes(reply.outputs[0].data) == row(5) * 2
     assert await backend.forward(lone) == HttpReply(418, "mine", (), b"")
     assert (backend.batches, backend.lone) == ([merged], [lone])

@@ -11,6 +11,7 @@ from tests.unit.backend.contract import (
     ROW_BYTES,
     BackendContract,
     batch,
+    executed,
     lone_call,
     outputs_of,
     row,
@@ -73,7 +74,7 @@ async def test_inputs_and_outputs_lie_in_shared_memory(there: Setup) -> None:
 
 async def test_an_answer_keeps_its_output_memory_until_it_is_released(there: Setup) -> None:
     """The inputs' piece is free with the answer, the outputs' with `release`."""
-    reply = await there.backend.infer(batch(*[row(0)] * 8))
+    reply = await executed(there.backend, batch(*[row(0)] * 8))
     assert there.backend.region.in_use_bytes == 8 * ROW_BYTES
     view = reply.outputs[0].data
     reply.release()
@@ -163,7 +164,7 @@ async def test_without_room_for_outputs_they_travel_in_the_answer(there: Setup) 
 async def refused(setup: Setup, call: BatchCall, words: str) -> None:
     """The batch is refused, counted, and its memory is free again."""
     with pytest.raises(MalformedAnswer, match=words):
-        await setup.backend.infer(call)
+        await executed(setup.backend, call)
     assert setup.backend.malformed == 1
     assert setup.backend.region.in_use_bytes == 0
     assert setup.backend.region.quarantined == 0
@@ -262,7 +263,7 @@ async def test_a_triton_that_is_away_is_not_ready_and_cannot_be_asked(there: Set
     with pytest.raises(TritonUnavailable):
         await there.backend.connect()
     with pytest.raises(TritonUnavailable):
-        await there.backend.infer(batch(row(0)))
+        await executed(there.backend, batch(row(0)))
 
 
 async def test_the_round_trip_is_the_median_of_empty_calls(there: Setup) -> None:

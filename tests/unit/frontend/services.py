@@ -1,9 +1,21 @@
 """The sidecar as the front ends know it, played by a test."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tritonsched.tensors import Answer, Explain, HttpReply, InferCall, MergedReply, Tensor
+from tritonsched.errors import TritonschedError
+from tritonsched.frontend.status import known
+from tritonsched.tensors import (
+    Answer,
+    Cancel,
+    Done,
+    Explain,
+    HttpReply,
+    InferCall,
+    MergedReply,
+    Tensor,
+)
 
 DATA = bytes(range(16))
 EXPLAIN = Explain(
@@ -30,6 +42,18 @@ class Service:
     @property
     def is_ready(self) -> bool:
         return self.ready
+
+    def submit(self, call: InferCall, done: Done) -> Cancel:
+        task = asyncio.ensure_future(self._told(call, done))
+        return task.cancel
+
+    async def _told(self, call: InferCall, done: Done) -> None:
+        try:
+            done(await self.infer(call))
+        except TritonschedError as error:
+            done(error)
+        except Exception as error:
+            done(known(error))
 
     async def infer(self, call: InferCall) -> Answer:
         self.calls.append(call)

@@ -109,8 +109,8 @@ def call(wire: Wire) -> InferCall:
 
 
 def test_an_answer_of_the_other_wire_is_a_fault_of_ours() -> None:
-    with pytest.raises(TritonschedError, match="a gRPC answer for an HTTP call"):
-        as_http(GrpcReply("OK", "", b""), call(Wire.HTTP))
+    told = as_http(GrpcReply("OK", "", b""), call(Wire.HTTP))
+    assert (told.status, told.body) == (500, b'{"error":"a gRPC answer for an HTTP call"}')
     with pytest.raises(TritonschedError, match="an HTTP answer for a gRPC call"):
         as_grpc(http_reply(), call(Wire.GRPC))
 

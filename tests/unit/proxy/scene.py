@@ -17,6 +17,7 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Variant
 from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.held import Held
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.tensors import Answer, MergedReply, Tensor
 
@@ -79,10 +80,12 @@ class Scene:
             steps, models={"echo": ECHO}, sleeper=loop.pause, afterwards=ok(EXEC_NS), **more
         )
         scheduler = Scheduler(POLICIES["lite"](), tuning=tuning, observers=(self.ledger,))
+        self.held = Held()
         self.driver = Driver(
             scheduler,
             self.backend,
             clock=loop.now_ns,
+            held=self.held,
             make_timer=lambda fired: self._timer(fired, late_ns),
             on_decisions=self._decided,
             on_reply=self.replies.append,

@@ -59,6 +59,7 @@ class Door(Scene):
             self.driver,
             self.backend,
             Intake(classes, lambda _: "default"),
+            held=self.held,
             tensor_bytes_max=BYTES_MAX,
             triton_is_up=lambda: self.is_up,
             lost=self._note_loss,
