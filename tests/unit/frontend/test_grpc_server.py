@@ -377,7 +377,7 @@ async def test_a_stream_whose_client_left_ends_by_half_close_and_is_drained() ->
 
 
 async def test_what_is_drained_is_given_up_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tritonsched.frontend.grpc_server.STREAM_DRAIN_S", 0.01)
+    monkeypatch.setattr("tritonsched.frontend.grpc_stream.STREAM_DRAIN_S", 0.01)
     gone = asyncio.Event()
 
     async def stuck(

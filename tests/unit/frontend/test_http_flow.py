@@ -10,7 +10,7 @@ from tests.unit.frontend.services import Service, always, http_reply
 from tests.unit.frontend.wires import fixed
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend import http_protocol
-from tritonsched.frontend.grpc_server import as_grpc
+from tritonsched.frontend.grpc_methods import as_grpc
 from tritonsched.frontend.http_protocol import HttpProtocol
 from tritonsched.frontend.http_server import as_http
 from tritonsched.tensors import GrpcReply, InferCall, Wire

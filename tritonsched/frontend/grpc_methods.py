@@ -1,0 +1,117 @@
+"""What Triton's gRPC port does with each method, whichever library speaks HTTP/2.
+
+Rule: messages are bytes, every outcome is a GrpcReply, nothing here knows a server. `ModelInfer` is
+ours; streams are relayed (`grpc_stream`); the other methods are forwarded. A server that cancels
+what it awaits here (its client left, or its client's deadline passed) drops queued work.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, Metadata, end_to_end
+from tritonsched.errors import TritonschedError
+from tritonsched.frontend.grpc_codec import decode, encode
+from tritonsched.frontend.service import InferService
+from tritonsched.frontend.status import EXPLAIN, grpc_status
+from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
+
+INFER = f"{SERVICE}ModelInfer"
+STREAM = f"{SERVICE}ModelStreamInfer"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_NOT_SERVING = b"\x08\x02"  # HealthCheckResponse(status=NOT_SERVING)
+_READY = f"{SERVICE}ServerReady"
+_RELOADS: dict[str, Any] = {
+    f"{SERVICE}RepositoryModelLoad": pb.RepositoryModelLoadRequest,
+    f"{SERVICE}RepositoryModelUnload": pb.RepositoryModelUnloadRequest,
+}
+_FORWARDED = frozenset(
+    f"{SERVICE}{name}"
+    for name in (
+        "ServerLive", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
+        "ModelStatistics", "RepositoryIndex", "SystemSharedMemoryStatus",
+        "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister", "CudaSharedMemoryStatus",
+        "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
+    )
+)  # fmt: skip
+UNARY = frozenset({INFER, HEALTH_CHECK, _READY, *_RELOADS, *_FORWARDED})
+"""Methods with one message each way. Any but these and STREAM is UNIMPLEMENTED, as with Triton."""
+
+
+class GrpcMethods:
+    """The methods, served from `service` and `upstream`."""
+
+    def __init__(self, service: InferService, upstream: GrpcUpstream) -> None:
+        self._service = service
+        self._upstream = upstream
+
+    async def unary(
+        self, method: str, message: bytes, metadata: Metadata, *, remaining_ns: int | None
+    ) -> GrpcReply:
+        """Answer a method of UNARY. Never raises: whatever goes wrong is a status with its reason.
+
+        metadata: as it came. remaining_ns: what is left of the client's gRPC deadline.
+        """
+        received_ns = time.monotonic_ns()
+        kept = end_to_end(metadata)
+        try:
+            if method == INFER:
+                return await self._infer(message, kept, received_ns, remaining_ns)
+            if method in _RELOADS:
+                return await self._reload(method, message, kept)
+            reply = await self._upstream.unary(method, message, kept)
+        except Exception as error:  # the boundary: whatever it is becomes a status
+            return error_reply(error)
+        return self._and_ours(method, reply)
+
+    async def _infer(
+        self, message: bytes, metadata: Metadata, received_ns: int, remaining_ns: int | None
+    ) -> GrpcReply:
+        call = decode(message, metadata, received_ns=received_ns, remaining_ns=remaining_ns)
+        return as_grpc(await self._service.infer(call), call)
+
+    async def _reload(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
+        with contextlib.suppress(Exception):  # an undecodable one is Triton's to refuse
+            await self._service.invalidate(_RELOADS[method].FromString(message).model_name)
+        try:
+            return await self._upstream.unary(method, message, metadata)
+        finally:
+            await self._service.invalidate("")
+
+    def _and_ours(self, method: str, reply: GrpcReply) -> GrpcReply:
+        """Readiness is Triton's word AND our own."""
+        if reply.code != "OK" or self._service.is_ready or method not in (_READY, HEALTH_CHECK):
+            return reply
+        message = _NOT_SERVING if method == HEALTH_CHECK else b""  # ServerReadyResponse: not ready
+        return GrpcReply("OK", "", message, reply.initial_metadata, reply.trailing_metadata)
+
+
+def remaining_ns(left_s: float | None) -> int | None:
+    """What is left of a client's gRPC deadline, from seconds as gRPC libraries tell it."""
+    return None if left_s is None else int(min(left_s, 1e9) * 1e9)
+
+
+def as_grpc(answer: Answer, call: InferCall) -> GrpcReply:
+    """Any answer as a gRPC one."""
+    match answer:
+        case MergedReply():
+            return GrpcReply("OK", "", encode(answer, call), explain=answer.explain)
+        case GrpcReply():
+            return answer
+        case HttpReply():
+            raise TritonschedError("an HTTP answer for a gRPC call")
+
+
+def error_reply(error: Exception) -> GrpcReply:
+    """An error as a status with its reason."""
+    code, details, trailers = grpc_status(error)
+    return GrpcReply(code.name, details, b"", (), trailers)
+
+
+def trailers_of(reply: GrpcReply) -> Metadata:
+    """Trailing metadata to send: Triton's, and the explanation if one was asked for."""
+    if reply.explain is None:
+        return reply.trailing_metadata
+    return (*reply.trailing_metadata, (EXPLAIN, reply.explain.header_value()))
