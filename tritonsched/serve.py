@@ -21,7 +21,7 @@ from rich.console import Console
 
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
 from tritonsched.backend.triton import TritonBackend
-from tritonsched.backend.upstream_grpc import GrpcUpstream
+from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.ledger import Ledger
@@ -135,7 +135,7 @@ class Sidecar:
         self._http = HttpUpstream(http_address)
         await self._http.start()
         self._stack.push_async_callback(self._http.close)
-        self._grpc = GrpcUpstream(grpc_address)
+        self._grpc = H2Upstream(grpc_address)
         await self._grpc.start()
         self._stack.push_async_callback(self._grpc.close)
         pool_mib = policy.transport.pool_mib

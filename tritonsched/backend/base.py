@@ -1,14 +1,25 @@
 """What the driver needs of a backend. Rule: five methods; everything Triton-specific is behind
-them.
+them. And what a backend needs of gRPC, for which there are two implementations.
 
 Implementations: `triton.TritonBackend` (real), `scripted.ScriptedBackend` (the fake that ships);
 one contract test runs on both.
 """
 
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol
+
+import grpc.aio
 
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.tensors import BatchCall, BatchDone, InferCall, RawReply
+from tritonsched.tensors import (
+    BatchCall,
+    BatchDone,
+    Buffer,
+    GrpcDone,
+    GrpcReply,
+    InferCall,
+    RawReply,
+)
 
 
 class Backend(Protocol):
@@ -39,3 +50,36 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Give everything back: connections, regions, registrations."""
+
+
+class GrpcCalls(Protocol):
+    """Triton's gRPC port, bytes both ways: `upstream_h2.H2Upstream`, `upstream_grpc.GrpcUpstream`.
+
+    A call is never cancelled and never given a deadline; metadata: end-to-end pairs, in order.
+    """
+
+    address: str
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Let running calls finish within a bound, then close."""
+
+    def send(self, method: str, message: Buffer, done: GrpcDone) -> None:
+        """One call; `done` hears the reply (an error status is one), or that nobody answered."""
+
+    async def unary(
+        self, method: str, message: Buffer, metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> GrpcReply:
+        """One call; an error status is a reply. Raises TritonUnavailable."""
+
+    def stream(
+        self,
+        method: str,
+        messages: AsyncIterator[bytes],
+        metadata: Iterable[tuple[str, str | bytes]] = (),
+    ) -> Any:  # grpc.aio.StreamStreamCall[bytes, bytes]; the stubs do not export it
+        """A bidirectional stream of raw messages; iterate it for the answers."""
+
+    def error_reply(self, error: grpc.aio.AioRpcError) -> GrpcReply:
+        """A stream's status that Triton sent. Raises TritonUnavailable if the channel made it."""

@@ -10,8 +10,9 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import wire
+from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.catalogue import ModelInfo, model_info
-from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
+from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.errors import BackendError
 
 RTT_SAMPLES = 20
@@ -20,7 +21,7 @@ RTT_SAMPLES = 20
 class Control:
     """Every method raises TritonUnavailable, or BackendError with Triton's own text and code."""
 
-    def __init__(self, grpc: GrpcUpstream) -> None:
+    def __init__(self, grpc: GrpcCalls) -> None:
         self._grpc = grpc
 
     async def _ask(self, method: str, request: Any, answer: Any) -> Any:

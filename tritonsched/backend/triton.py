@@ -16,11 +16,12 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import wire
+from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import RTT_SAMPLES, Control
 from tritonsched.backend.region import Region, Transport
 from tritonsched.backend.shared_memory import ALIGN, SHM, Lease, SharedMemoryPool, aligned
-from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
+from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import (
     BackendError,
@@ -82,7 +83,7 @@ class TritonBackend:
     def __init__(
         self,
         http: HttpUpstream,
-        grpc: GrpcUpstream,
+        grpc: GrpcCalls,
         *,
         transport: Transport = "auto",
         pool_bytes: int | None = None,

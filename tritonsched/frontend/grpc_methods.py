@@ -11,7 +11,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, Metadata, end_to_end
+from tritonsched.backend.base import GrpcCalls
+from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.service import InferService
@@ -43,7 +44,7 @@ UNARY = frozenset({INFER, HEALTH_CHECK, _READY, *_RELOADS, *_FORWARDED})
 class GrpcMethods:
     """The methods, served from `service` and `upstream`."""
 
-    def __init__(self, service: InferService, upstream: GrpcUpstream) -> None:
+    def __init__(self, service: InferService, upstream: GrpcCalls) -> None:
         self._service = service
         self._upstream = upstream
 

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from tritonsched.backend.upstream_grpc import GrpcUpstream, Metadata
+from tritonsched.backend.base import GrpcCalls
+from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.errors import StartupError
 from tritonsched.frontend.grpc_methods import (
     STREAM,
@@ -49,7 +50,7 @@ class GrpcServer:
     def __init__(
         self,
         service: InferService,
-        upstream: GrpcUpstream,
+        upstream: GrpcCalls,
         *,
         host: str,
         port: int,

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, Metadata, end_to_end
+from tritonsched.backend.base import GrpcCalls
+from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import TritonUnavailable
 from tritonsched.frontend.status import grpc_status
 from tritonsched.tensors import GrpcReply
@@ -37,7 +38,7 @@ class StreamClient(Protocol):
 class Streams:
     """The streams that are open, and those that are finished without their clients."""
 
-    def __init__(self, upstream: GrpcUpstream) -> None:
+    def __init__(self, upstream: GrpcCalls) -> None:
         self._upstream = upstream
         self._drains: set[asyncio.Task[None]] = set()
 

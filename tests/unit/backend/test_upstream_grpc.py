@@ -12,16 +12,26 @@ import grpc.aio
 import pytest
 
 from tests.unit.frontend.wires import Call, RawGrpc, serving, unused_address
+from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, end_to_end, is_connection_fault
+from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import GrpcReply
 
 METHOD = f"{SERVICE}ModelInfer"
+Kind = type[GrpcUpstream] | type[H2Upstream]
+
+
+@pytest.fixture(params=[GrpcUpstream, H2Upstream])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Both implementations keep the same promises."""
+    made: Kind = request.param
+    return made
 
 
 @contextlib.asynccontextmanager
-async def upstream(address: str) -> AsyncIterator[GrpcUpstream]:
-    made = GrpcUpstream(address)
+async def upstream(address: str, kind: Kind) -> AsyncIterator[GrpcCalls]:
+    made = kind(address)
     await made.start()
     try:
         yield made
@@ -35,10 +45,10 @@ async def echo(call: Call, context: Any) -> bytes:
     return call.messages[0]
 
 
-async def test_bytes_and_metadata_arrive_as_they_were_given_and_come_back_so() -> None:
+async def test_bytes_and_metadata_arrive_as_they_were_given_and_come_back_so(kind: Kind) -> None:
     """Also bytes that are no protobuf message; order and repeated keys are kept."""
     metadata = (("k", "1"), ("k", "2"), ("trace-bin", b"\0\xff"))
-    async with serving(RawGrpc(echo)) as server, upstream(server.address) as there:
+    async with serving(RawGrpc(echo)) as server, upstream(server.address, kind) as there:
         reply = await there.unary(METHOD, memoryview(b"\xff\xff"), metadata)
         (call,) = server.calls
         assert (call.method, call.messages) == (METHOD, [b"\xff\xff"])
@@ -55,7 +65,7 @@ def test_what_grpc_itself_makes_does_not_go_on() -> None:
     assert end_to_end(None) == ()
 
 
-async def test_a_large_message_goes_both_ways() -> None:
+async def test_a_large_message_goes_both_ways(kind: Kind) -> None:
     """grpc.aio's own limit would be 4 MiB."""
     large = b"\0" * (5 * 1024 * 1024)
 
@@ -63,11 +73,11 @@ async def test_a_large_message_goes_both_ways() -> None:
         return b"\1" * len(large)
 
     handler = RawGrpc(answer)
-    async with serving(handler, receive_bytes_max=-1), upstream(handler.address) as there:
+    async with serving(handler, receive_bytes_max=-1), upstream(handler.address, kind) as there:
         assert (await there.unary(METHOD, large)).message == b"\1" * len(large)
 
 
-async def test_an_error_status_is_a_reply() -> None:
+async def test_an_error_status_is_a_reply(kind: Kind) -> None:
     """Also UNAVAILABLE, when it is Triton that says so."""
 
     async def refuse(_call: Call, context: Any) -> bytes:
@@ -75,35 +85,35 @@ async def test_an_error_status_is_a_reply() -> None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, text, (("why", "full"),))
         raise AssertionError
 
-    async with serving(RawGrpc(refuse)) as server, upstream(server.address) as there:
+    async with serving(RawGrpc(refuse)) as server, upstream(server.address, kind) as there:
         assert await there.unary(METHOD, b"") == GrpcReply(
             "UNAVAILABLE", "[request id: x] Exceeds maximum queue size", b"", (), (("why", "full"),)
         )
 
 
-async def test_nobody_listening_is_unavailable_with_a_hint_and_the_address() -> None:
+async def test_nobody_listening_is_unavailable_with_a_hint_and_the_address(kind: Kind) -> None:
     address = await unused_address()
-    async with upstream(address) as there:
+    async with upstream(address, kind) as there:
         with pytest.raises(TritonUnavailable, match=address) as caught:
             await there.unary(METHOD, b"")
         assert caught.value.retry_after_ns
 
 
-async def test_a_server_that_speaks_something_else_is_unavailable() -> None:
+async def test_a_server_that_speaks_something_else_is_unavailable(kind: Kind) -> None:
     async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, upstream(f"127.0.0.1:{port}") as there:
+    async with server, upstream(f"127.0.0.1:{port}", kind) as there:
         with pytest.raises(TritonUnavailable):
             await there.unary(METHOD, b"")
 
 
-async def test_a_server_that_goes_away_with_a_call_is_unavailable() -> None:
+async def test_a_server_that_goes_away_with_a_call_is_unavailable(kind: Kind) -> None:
     handler = RawGrpc(never)
-    async with serving(handler), upstream(handler.address) as there:
+    async with serving(handler), upstream(handler.address, kind) as there:
         call = asyncio.ensure_future(there.unary(METHOD, b""))
         await handler.until(lambda: bool(handler.calls))
         await handler.stop()
@@ -116,7 +126,7 @@ async def never(_call: Call, _context: Any) -> bytes:
     return b""
 
 
-async def test_a_call_is_finished_though_its_caller_has_left() -> None:
+async def test_a_call_is_finished_though_its_caller_has_left(kind: Kind) -> None:
     """Triton sees no cancel, and closing waits for the answer."""
     finish = asyncio.Event()
     finished = asyncio.Event()
@@ -127,7 +137,7 @@ async def test_a_call_is_finished_though_its_caller_has_left() -> None:
         return b""
 
     async with serving(RawGrpc(late)) as server:
-        there = GrpcUpstream(server.address)
+        there = kind(server.address)
         await there.start()
         caller = asyncio.ensure_future(there.unary(METHOD, b""))
         await server.until(lambda: bool(server.calls))
@@ -141,10 +151,13 @@ async def test_a_call_is_finished_though_its_caller_has_left() -> None:
         assert not server.calls[0].cancelled
 
 
-async def test_closing_gives_up_a_call_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_gives_up_a_call_that_does_not_end(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tritonsched.backend.upstream_grpc.FINISH_S", 0.01)
+    monkeypatch.setattr("tritonsched.backend.upstream_h2.FINISH_S", 0.01)
     async with serving(RawGrpc(never)) as server:
-        there = GrpcUpstream(server.address)
+        there = kind(server.address)
         await there.start()
         caller = asyncio.ensure_future(there.unary(METHOD, b""))
         await server.until(lambda: bool(server.calls))
@@ -153,7 +166,7 @@ async def test_closing_gives_up_a_call_that_does_not_end(monkeypatch: pytest.Mon
             await caller
 
 
-async def test_a_call_has_no_deadline() -> None:
+async def test_a_call_has_no_deadline(kind: Kind) -> None:
     """Whatever the client's was: it ends at the sidecar."""
     left: list[float | None] = []
 
@@ -161,7 +174,7 @@ async def test_a_call_has_no_deadline() -> None:
         left.append(context.time_remaining())
         return b""
 
-    async with serving(RawGrpc(look)) as server, upstream(server.address) as there:
+    async with serving(RawGrpc(look)) as server, upstream(server.address, kind) as there:
         await there.unary(METHOD, b"", (("grpc-timeout", "1S"),))
         assert left == [None]
 
@@ -187,7 +200,7 @@ def test_the_words_tell_a_broken_connection_from_tritons_own_unavailable(details
     assert not is_connection_fault(grpc.StatusCode.INTERNAL, details)
 
 
-async def test_a_stream_carries_bytes_both_ways_and_the_half_close() -> None:
+async def test_a_stream_carries_bytes_both_ways_and_the_half_close(kind: Kind) -> None:
     async def double(
         _call: Call, messages: AsyncIterator[bytes], _context: Any
     ) -> AsyncIterator[bytes]:
@@ -200,7 +213,7 @@ async def test_a_stream_carries_bytes_both_ways_and_the_half_close() -> None:
         yield b"\xff"
 
     handler = RawGrpc(never, double)
-    async with serving(handler), upstream(handler.address) as there:
+    async with serving(handler), upstream(handler.address, kind) as there:
         call = there.stream(f"{SERVICE}ModelStreamInfer", asked(), (("k", "v"),))
         assert [message async for message in call] == [b"aa", b"\xff\xff", b"end"]
         assert handler.calls[0].half_closed

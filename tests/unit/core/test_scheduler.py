@@ -394,14 +394,3 @@ class _Idle:
 
     def choose(self, *_: object, **__: object) -> None:
         return None
-
-
-def test_the_time_of_an_answer_counts_for_the_device_and_of_the_replies_for_the_members() -> None:
-    """Writing 32 replies takes a while: the device was free before, the last member is late."""
-    table = Table(tuning=JIT)
-    table.at(0, submit(request(1, deadline=8 * MS)))
-    profile = table.scheduler._profiles["m", "gpu"]
-    before_ns = profile.exec_ns(1)
-    table.scheduler.complete(Completion(1, returned_ns=7 * MS), 9 * MS)
-    assert profile.exec_ns(1) == before_ns
-    assert outcomes(table) == {"late": 1}

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers import MS, Table, exact, request, submit
-from tritonsched.core.batch import Dispatch
+from tritonsched.core.batch import Completion, Dispatch
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import Outcome
 from tritonsched.core.scheduler import Scheduler
@@ -38,3 +38,14 @@ def test_a_dispatch_names_when_it_is_expected_to_be_back() -> None:
     assert not decision.batch.probe
     assert scheduler.queued() == {"m": 0}
     assert Outcome.SERVED.value == "served"
+
+
+def test_the_time_of_an_answer_counts_for_the_device_and_of_the_replies_for_the_members() -> None:
+    """Writing 32 replies takes a while: the device was free before, the last member is late."""
+    table = Table(tuning=JIT)
+    table.at(0, submit(request(1, deadline=8 * MS)))
+    profile = table.scheduler._profiles["m", "gpu"]
+    before_ns = profile.exec_ns(1)
+    table.scheduler.complete(Completion(1, returned_ns=7 * MS), 9 * MS)
+    assert profile.exec_ns(1) == before_ns
+    assert table.ledger.total(Outcome.LATE) == 1

@@ -1,6 +1,5 @@
 """The live driver, one batch at a time: each member is answered exactly once, whatever comes."""
 
-
 import pytest
 
 from tests.helpers import MS

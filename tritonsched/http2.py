@@ -1,0 +1,160 @@
+"""HTTP/2 on an asyncio.Protocol: bytes to events of streams and back. Rule: the only importer of
+ngh2.
+
+libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and the limits against
+floods; this file adds the transport: what is queued is written at once, reading stops when nobody
+reads what we write, and windows so large that a message never waits for a WINDOW_UPDATE.
+grpc's own Python transport costs ten times the CPU a call (performance study B1).
+Source: RFC 9113.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import ngh2
+from ngh2 import Role
+from ngh2 import events as event
+
+__all__ = [
+    "CANCEL",
+    "NO_ERROR",
+    "REFUSED_STREAM",
+    "Header",
+    "Headers",
+    "Http2Protocol",
+    "NoStream",
+    "Role",
+]
+
+Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
+
+WINDOW_BYTES = (1 << 31) - 1  # the largest: messages are bounded by their own limit
+FRAME_BYTES_MAX = (1 << 24) - 1  # the largest: grpc's clients then send a picture in a few frames
+HEADER_LIST_BYTES_MAX = 64 * 1024
+REFUSED_STREAM = int(ngh2.ErrorCode.REFUSED_STREAM)
+CANCEL = int(ngh2.ErrorCode.CANCEL)
+NO_ERROR = int(ngh2.ErrorCode.NO_ERROR)
+
+
+class Http2Protocol(asyncio.Protocol):
+    """One connection; subclasses hear what its streams say by the `on_…` methods.
+
+    role: which end we are. streams_max: what the other end may open at once. gone: set at the end.
+    """
+
+    def __init__(self, role: Role, *, streams_max: int) -> None:
+        config = ngh2.Configuration(
+            peer_max_concurrent_streams=streams_max,
+            max_inbound_header_list_size=HEADER_LIST_BYTES_MAX,
+        )
+        self._settings = {
+            ngh2.Setting.ENABLE_PUSH: 0,
+            ngh2.Setting.MAX_CONCURRENT_STREAMS: streams_max,
+            ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+            ngh2.Setting.MAX_FRAME_SIZE: FRAME_BYTES_MAX,
+            ngh2.Setting.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
+        }
+        self._engine = ngh2.Connection(role, config)
+        self._transport: asyncio.Transport | None = None
+        self.gone = asyncio.Event()
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
+        self._engine.initiate_connection(self._settings)
+        self._engine.set_local_window_size(WINDOW_BYTES)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.gone.set()
+        self.on_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._engine.receive_data(data)
+        except ngh2.NGH2Error as error:
+            self._flush()  # it has a GOAWAY to say
+            self.abort(error)
+            return
+        for happened in self._engine.events():
+            self._hear(happened)
+        self._flush()
+
+    def pause_writing(self) -> None:
+        """Who does not read is not read from."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def _hear(self, happened: event.Event) -> None:
+        match happened:
+            case event.DataReceived():
+                self.on_data(happened.stream_id, happened.data, end=happened.end_stream)
+            case event.RequestReceived() | event.ResponseReceived():
+                self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
+            case event.TrailersReceived():
+                self.on_trailers(happened.stream_id, happened.headers)
+            case event.StreamClosed():
+                self.on_closed(happened.stream_id, happened.error_code)
+            case event.GoAwayReceived():
+                self.on_goaway(happened.last_stream_id)
+            case _:
+                pass
+
+    # -- what a subclass hears ------------------------------------------------------------------
+
+    def on_headers(self, stream_id: int, headers: Headers, *, end: bool) -> None:
+        """A request's or an answer's headers. end: nothing else follows."""
+
+    def on_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """A piece of the body."""
+
+    def on_trailers(self, stream_id: int, headers: Headers) -> None:
+        """The last of a stream."""
+
+    def on_closed(self, stream_id: int, code: int) -> None:
+        """The stream is gone from both sides; code: NO_ERROR, or why it was reset."""
+
+    def on_goaway(self, last_stream_id: int) -> None:
+        """The other end takes no new streams, and none above this one."""
+
+    def on_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, and all its streams with it."""
+
+    # -- what a subclass says -------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    def request(self, headers: Iterable[Header], body: bytes) -> int:
+        """Send a whole request; returns its stream. Raises NoStream if there can be none."""
+        try:
+            stream_id = self._engine.send_request(headers)
+            self._engine.send_data(stream_id, body, end_stream=True)
+        except ngh2.NGH2Error as error:
+            raise NoStream(str(error)) from error
+        self._flush()
+        return stream_id
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close now; what is unsent may be lost."""
+        if self._transport is not None:
+            self._transport.close() if error is not None else self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            data = self._engine.data_to_send()
+            if data:
+                self._transport.write(data)
+
+
+class NoStream(Exception):
+    """The connection takes no new stream: it is going away, or has too many."""
