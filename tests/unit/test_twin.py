@@ -29,8 +29,9 @@ from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.driver import Driver, Job
 from tritonsched.proxy.timer import LoopTimer
+from tritonsched.sim.arrivals import constant, gamma, periodic, poisson
 from tritonsched.sim.engine import Line, Simulation
-from tritonsched.sim.workload import Stream, Workload, constant, gamma, periodic, poisson
+from tritonsched.sim.workload import Stream, Workload
 from tritonsched.sim.world import Fate, Faults, SimModel, World, affine
 from tritonsched.tensors import BatchCall, BatchDone, BatchReply, GrpcReply, InferCall, RawReply
 

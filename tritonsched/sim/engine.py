@@ -4,7 +4,8 @@
 
 the very rule of proxy/driver.py. At equal times: completions, then arrivals (with cancellations and
 what is said of Triton), then the timer. A heap of (time, kind, counter, event): the counter makes
-ties deterministic (after SimPy's core). O(log n) an event.
+ties deterministic (after SimPy's core). The next arrival and the one timer stand beside the heap,
+for they are most of the events. O(log n) an event.
 """
 
 import heapq
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import assert_never
 
 from tritonsched.core.batch import (
@@ -35,12 +36,14 @@ Line = tuple[int, Summary]
 """(time in ns, summary of a decision): one line of the decision log."""
 
 
+NOTHING_NS = 1 << 63  # later than any event
+
+
 class Kind(IntEnum):
-    """Order of events of one instant."""
+    """Order of events of one instant; arrivals come between the two, the timer last."""
 
     COMPLETION = 0
     INPUT = 1
-    TIMER = 2
 
 
 class Simulation:
@@ -58,8 +61,9 @@ class Simulation:
         self._heap: list[tuple[int, Kind, int, Callable[[], None]]] = []
         self._counter = count()
         self._pump_due = False
-        self._armed: int | None = None
-        self._timer = 0  # number of the timer that counts; older ones in the heap are void
+        self._armed_ns = NOTHING_NS  # when the one timer fires
+        self._coming: Iterator[Request] = iter(())
+        self._next: Request | None = None  # the first of those to come
         self._waiting: set[int] = set()  # submitted and neither answered nor cancelled
         for model in world.models.values():
             scheduler.set_variant(Variant(model.name, model.rows_max, model.devices), 0)
@@ -89,23 +93,41 @@ class Simulation:
         until_ns: stop before the first event after it; another call goes on from there.
         Returns the decision log so far.
         """
-        self._next_arrival(iter(requests))
-        while self._heap and (until_ns is None or self._heap[0][0] <= until_ns):
-            self.now = self._heap[0][0]
-            while self._heap and self._heap[0][0] == self.now:
-                heapq.heappop(self._heap)[3]()
+        self._coming = chain(self._coming, requests)
+        if self._next is None:
+            self._next = next(self._coming, None)
+        while (now := self._next_ns()) < NOTHING_NS and (until_ns is None or now <= until_ns):
+            self.now = now
+            self._happen(now)
             if self._pump_due:
                 self._pump()
         return self.log
 
+    def _next_ns(self) -> int:
+        """The time of the next event; NOTHING_NS when there is none."""
+        first = self._armed_ns
+        if self._heap:
+            first = min(first, self._heap[0][0])
+        if self._next is not None:
+            first = min(first, self._next.arrival_ns)
+        return first
+
+    def _happen(self, now: int) -> None:
+        """Everything of this instant, in order of kind."""
+        heap = self._heap
+        while heap and heap[0][0] == now and heap[0][1] is Kind.COMPLETION:
+            heapq.heappop(heap)[3]()
+        while self._next is not None and self._next.arrival_ns <= now:
+            self._arrive(self._next)
+        while heap and heap[0][0] == now:
+            heapq.heappop(heap)[3]()
+        if self._armed_ns <= now:
+            self._armed_ns = NOTHING_NS  # consumed
+            self._pump_due = True
+
     def _push(self, at_ns: int, kind: Kind, event: Callable[[], None]) -> None:
         assert at_ns >= self.now, f"an event at {at_ns} ns, which is before {self.now}"
         heapq.heappush(self._heap, (at_ns, kind, next(self._counter), event))
-
-    def _next_arrival(self, coming: Iterator[Request]) -> None:
-        request = next(coming, None)
-        if request is not None:
-            self._push(request.arrival_ns, Kind.INPUT, partial(self._arrive, request, coming))
 
     def _pump(self) -> None:
         self._pump_due = False
@@ -115,11 +137,7 @@ class Simulation:
         for decision in decisions:
             self._act(decision)
         wakeup = self.scheduler.next_wakeup()
-        if wakeup != self._armed:
-            self._armed = wakeup
-            self._timer += 1
-            if wakeup is not None:
-                self._push(wakeup, Kind.TIMER, partial(self._timer_fired, self._timer))
+        self._armed_ns = NOTHING_NS if wakeup is None else wakeup
 
     def _act(self, decision: Decision) -> None:
         match decision:
@@ -134,11 +152,11 @@ class Simulation:
 
     # -- events -------------------------------------------------------------------------------
 
-    def _arrive(self, request: Request, coming: Iterator[Request]) -> None:
+    def _arrive(self, request: Request) -> None:
         self._waiting.add(request.id)
         self.scheduler.submit(request, self.now)
         self._pump_due = True
-        self._next_arrival(coming)
+        self._next = next(self._coming, None)
 
     def _complete(self, batch: Batch, completion: Completion) -> None:
         self.scheduler.complete(completion, self.now)
@@ -162,8 +180,3 @@ class Simulation:
     def _retune(self, tuning: Tuning) -> None:
         self.scheduler.retune(tuning, self.now)
         self._pump_due = True
-
-    def _timer_fired(self, number: int) -> None:
-        if number == self._timer:
-            self._armed = None  # consumed
-            self._pump_due = True

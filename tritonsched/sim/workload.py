@@ -6,63 +6,21 @@ not change another.
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from itertools import count
+from itertools import accumulate
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tritonsched.core.request import NEVER_NS, Request, SloClass
+from tritonsched.sim.arrivals import Arrivals, poisson
 from tritonsched.sim.world import SimModel, affine
 
-Gaps = Iterator[int]
-"""Nanoseconds from one arrival to the next; the first one counts from time 0."""
-Arrivals = Callable[[random.Random], Gaps]
 S = 1_000_000_000
 MS = 1_000_000
 T = TypeVar("T")
-
-
-def poisson(rate: float) -> Arrivals:
-    """Independent arrivals, `rate` a second on average."""
-    return gamma(rate, cv=1.0)
-
-
-def gamma(rate: float, *, cv: float) -> Arrivals:
-    """Independent gaps with coefficient of variation `cv`; above 1: bursts."""
-
-    def gaps(dice: random.Random) -> Gaps:
-        shape = 1.0 / (cv * cv)
-        while True:
-            yield round(dice.gammavariate(shape, S / (rate * shape)))
-
-    return gaps
-
-
-def constant(rate: float) -> Arrivals:
-    """Equal gaps, the first arrival one gap after 0."""
-
-    def gaps(_: random.Random) -> Gaps:
-        gap = round(S / rate)
-        while True:
-            yield gap
-
-    return gaps
-
-
-def periodic(period_ns: int, *, jitter_ns: int = 0) -> Arrivals:
-    """A camera: a random phase, then one arrival a period, each up to `jitter_ns` late."""
-    assert 0 <= jitter_ns < period_ns, "frames that overtake each other are not a period"
-
-    def gaps(dice: random.Random) -> Gaps:
-        phase, last = dice.randrange(period_ns), 0
-        for frame in count():
-            at_ns = phase + frame * period_ns + dice.randint(0, jitter_ns)
-            yield at_ns - last
-            last = at_ns
-
-    return gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,44 +51,46 @@ class Workload:
         sources = [
             _arrivals(stream, index, duration_ns, seed) for index, stream in enumerate(self.streams)
         ]
-        for number, (_, _, make) in enumerate(merge(*sources), start=1):
-            yield make(number)
+        models = [stream.model for stream in self.streams]
+        for number, (now, index, slo, signature, rows, alone) in enumerate(merge(*sources), 1):
+            deadline = slo.relative_deadline_ns
+            if deadline < NEVER_NS:
+                deadline += now
+            yield Request(
+                number, models[index], slo.name, signature, rows, now, deadline, slo.weight, alone
+            )
 
 
-_Arrival = tuple[int, int, Callable[[int], Request]]
+_Arrival = tuple[int, int, SloClass, int, int, bool]
+"""Time, number of the stream (these two differ between any two in a merge), and what it is."""
 
 
 def _arrivals(stream: Stream, index: int, duration_ns: int, seed: int) -> Iterator[_Arrival]:
     dice = random.Random(f"{seed}/stream/{index}")  # noqa: S311  # a simulator's dice
+    slos, rows, signatures = _Mix(stream.classes), _Mix(stream.rows), _Mix(stream.signatures)
     now = 0
     for gap in stream.arrivals(dice):
         now += gap
         if now >= duration_ns:
             return
-        yield now, index, _maker(stream, now, dice)
+        alone = stream.alone_share > 0 and dice.random() < stream.alone_share
+        yield now, index, slos.draw(dice), signatures.draw(dice), rows.draw(dice), alone
 
 
-def _maker(stream: Stream, now: int, dice: random.Random) -> Callable[[int], Request]:
-    slo = _pick(stream.classes, dice)
-    rows = _pick(stream.rows, dice)
-    signature = _pick(stream.signatures, dice)
-    alone = dice.random() < stream.alone_share
-    deadline = NEVER_NS
-    if slo.relative_deadline_ns < NEVER_NS:
-        deadline = now + slo.relative_deadline_ns
+class _Mix(Generic[T]):
+    """Values with shares of any positive scale. One value costs no draw."""
 
-    def make(number: int) -> Request:
-        return Request(
-            number, stream.model, slo.name, signature, rows, now, deadline, slo.weight, alone
-        )
+    __slots__ = ("_steps", "_values")
 
-    return make
+    def __init__(self, choices: Sequence[tuple[T, float]]) -> None:
+        self._values = [value for value, _ in choices]
+        self._steps = list(accumulate(share for _, share in choices))
 
-
-def _pick(choices: Sequence[tuple[T, float]], dice: random.Random) -> T:
-    values, shares = zip(*choices, strict=True)
-    chosen: T = dice.choices(values, shares)[0]
-    return chosen
+    def draw(self, dice: random.Random) -> T:
+        values, steps = self._values, self._steps
+        if len(values) == 1:
+            return values[0]
+        return values[min(bisect_right(steps, dice.random() * steps[-1]), len(values) - 1)]
 
 
 TIGHT_PEAK_RATE = 32 / 24.2e-3

@@ -10,14 +10,16 @@ first out), runs, and its answer is back rtt/2 after its end.
 """
 
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import blake2b
+from struct import Struct
 
 from tritonsched.core.batch import Batch, Completion
 from tritonsched.core.tuning import RTT_NS
 
+_WORDS = Struct("<4I")
 NS_MIN = 1_000  # no batch is shorter; a latency profile counts shorter times as this, too
 
 
@@ -29,26 +31,34 @@ class Fate(Enum):
     LOST = "lost"  # Triton went away while it held the batch
 
 
+ExecNs = Callable[[int], int]
+"""Nominal nanoseconds of a batch by its rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class SimModel:
     """A model of the simulated Triton.
 
-    exec_ns: nominal nanoseconds of a batch by its rows. devices: names; each runs any model at the
-    same speed. Models that name the same device share it.
+    exec_ns: on every device that `on_device` does not name. devices: names; models that name the
+    same device share it.
     """
 
     name: str
     rows_max: int
-    exec_ns: Callable[[int], int]
+    exec_ns: ExecNs
     devices: tuple[str, ...] = ("gpu0",)
+    on_device: Mapping[str, ExecNs] = field(default_factory=dict)
+
+    def exec_on(self, device: str) -> ExecNs:
+        return self.on_device.get(device, self.exec_ns)
 
 
-def affine(base_ns: int, row_ns: int) -> Callable[[int], int]:
+def affine(base_ns: int, row_ns: int) -> ExecNs:
     """a + b * rows: what the emulated GPU does."""
     return lambda rows: base_ns + row_ns * rows
 
 
-def table(points: dict[int, int]) -> Callable[[int], int]:
+def table(points: Mapping[int, int]) -> ExecNs:
     """Linear between measured sizes, flat before the first, proportional after the last one."""
     sizes = sorted(points)
 
@@ -116,6 +126,7 @@ class World:
         self._seed = seed
         self._free_ns = dict.fromkeys(self.busy_ns, 0)
         self._warm: set[tuple[str, str]] = set()
+        self._nominal: dict[tuple[str, str, int], int] = {}
 
     def send(self, batch: Batch, now: int) -> Answer:
         """The batch leaves the sidecar now."""
@@ -134,22 +145,36 @@ class World:
     def exec_ns(self, batch: Batch, start_ns: int) -> int:
         """How long the batch has its device when it starts then."""
         faults = self.faults
-        dice = self._dice("time", batch)
-        factor = math.exp(dice.gauss(0.0, faults.jitter)) if faults.jitter else 1.0
-        if dice.random() < faults.overrun_rate:
-            factor *= dice.uniform(1.5, 3.0)
-        factor *= next((f for at, f in reversed(faults.throttles) if at <= start_ns), 1.0)
-        if (batch.model, batch.device) not in self._warm:
+        factor = 1.0
+        if faults.jitter or faults.overrun_rate:
+            angle, radius, overrun, size = self._chances("time", batch)
+            normal = math.sqrt(-2.0 * math.log(1.0 - radius)) * math.cos(2 * math.pi * angle)
+            factor = math.exp(normal * faults.jitter)
+            if overrun < faults.overrun_rate:
+                factor *= 1.5 + 1.5 * size
+        if faults.throttles:
+            factor *= next((f for at, f in reversed(faults.throttles) if at <= start_ns), 1.0)
+        if faults.slow_first != 1.0 and (batch.model, batch.device) not in self._warm:
             self._warm.add((batch.model, batch.device))
             factor *= faults.slow_first
-        return max(NS_MIN, round(self.models[batch.model].exec_ns(batch.rows) * factor))
+        return max(NS_MIN, round(self._nominal_ns(batch) * factor))
 
     def _fate(self, batch: Batch) -> Fate:
         alone = batch.requests[0].alone
         rate = self.faults.alone_failure_rate if alone else self.faults.failure_rate
-        failed = rate > 0 and self._dice("fate", batch).random() < rate
+        failed = rate > 0 and self._chances("fate", batch)[0] < rate
         return Fate.FAILED if failed else Fate.OK
 
-    def _dice(self, purpose: str, batch: Batch) -> random.Random:
+    def _nominal_ns(self, batch: Batch) -> int:
+        key = (batch.model, batch.device, batch.rows)
+        known = self._nominal.get(key)
+        if known is None:
+            known = self._nominal[key] = self.models[batch.model].exec_on(batch.device)(batch.rows)
+        return known
+
+    def _chances(self, purpose: str, batch: Batch) -> tuple[float, float, float, float]:
+        """Four numbers in [0, 1) that only the seed, the purpose and the batch decide."""
         key = f"{self._seed}/{purpose}/{batch.id}/{batch.model}/{batch.rows}"
-        return random.Random(key)  # noqa: S311  # a simulator's dice keep no secret
+        words = _WORDS.unpack(blake2b(key.encode(), digest_size=16).digest())
+        one, two, three, four = (word * 2.0**-32 for word in words)
+        return one, two, three, four

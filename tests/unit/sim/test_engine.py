@@ -3,14 +3,15 @@
 import pytest
 
 from tests.helpers import MS, request
+from tritonsched.core.batch import Completion, Decision
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Outcome
+from tritonsched.core.request import Outcome, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState
-from tritonsched.sim.engine import Kind, Line, Simulation
+from tritonsched.sim.engine import Line, Simulation
 from tritonsched.sim.workload import tight
 from tritonsched.sim.world import Faults, SimModel, World, affine
 
@@ -33,8 +34,37 @@ def kinds(log: list[Line]) -> list[tuple[float, object, object]]:
     return [(at / MS, line[0], line[4] if line[0] == "dispatch" else line[1]) for at, line in log]
 
 
-def test_events_of_one_moment_come_as_completions_then_inputs_then_the_timer() -> None:
-    assert sorted(Kind) == [Kind.COMPLETION, Kind.INPUT, Kind.TIMER]
+class Spy(Scheduler):
+    """Writes down what it is told, in order."""
+
+    heard: list[str]
+
+    def submit(self, request: Request, now: int) -> None:
+        self.heard.append(f"submit {request.id}")
+        super().submit(request, now)
+
+    def complete(self, completion: Completion, now: int) -> None:
+        self.heard.append(f"complete {completion.batch_id}")
+        super().complete(completion, now)
+
+    def cancel(self, request_id: int, now: int) -> None:
+        self.heard.append(f"cancel {request_id}")
+        super().cancel(request_id, now)
+
+    def decide(self, now: int) -> list[Decision]:
+        self.heard.append(f"decide {now // MS}")
+        return super().decide(now)
+
+
+def test_events_of_one_moment_come_as_completions_then_inputs_then_one_decision() -> None:
+    scheduler = Spy(POLICIES["lite"](), tuning=TUNING)
+    scheduler.heard = []
+    scheduler.set_profile("m", "gpu0", LatencyProfile({1: 6 * MS, 8: 13 * MS}))
+    sim = Simulation(scheduler, World([MODEL], seed=1, rtt_ns=MS))
+    sim.cancel(2, at_ns=7 * MS)  # 7 ms: the first batch is back, and the second request comes
+    sim.run([request(1), request(2, arrival=7 * MS)])
+    moment = scheduler.heard[scheduler.heard.index("complete 1") :]
+    assert moment == ["complete 1", "submit 2", "cancel 2", "decide 7"]
 
 
 def test_the_next_batch_is_sent_just_in_time_and_its_members_are_those_there_by_then() -> None:

@@ -1,59 +1,17 @@
-"""Workloads: rates, mixes, order, and independence of the streams."""
+"""Workloads: mixes, order, and independence of the streams."""
 
-import random
-import statistics
 from collections import Counter
-from itertools import islice
 
 import pytest
 
 from tests.helpers import MS, S
 from tritonsched.core.request import NEVER_NS, SloClass
-from tritonsched.sim.workload import (
-    TIGHT_PEAK_RATE,
-    WORKLOADS,
-    Arrivals,
-    Stream,
-    Workload,
-    constant,
-    gamma,
-    periodic,
-    poisson,
-    tight,
-)
+from tritonsched.sim.arrivals import constant, poisson
+from tritonsched.sim.workload import TIGHT_PEAK_RATE, WORKLOADS, Stream, Workload, tight
 from tritonsched.sim.world import SimModel, affine
 
 MODEL = SimModel("m", 8, affine(MS, MS))
 GOLD = ((SloClass("gold", 30 * MS, weight=2.0), 1.0),)
-
-
-def gaps(arrivals: Arrivals, count: int = 4000) -> list[int]:
-    return list(islice(arrivals(random.Random(3)), count))
-
-
-@pytest.mark.parametrize(
-    ("arrivals", "cv"),
-    [(poisson(200.0), 1.0), (gamma(200.0, cv=3.0), 3.0), (gamma(200.0, cv=0.2), 0.2)],
-)
-def test_random_arrivals_have_their_rate_and_their_spread(arrivals: Arrivals, cv: float) -> None:
-    found = gaps(arrivals, 20_000)
-    mean = statistics.fmean(found)
-    assert mean == pytest.approx(S / 200, rel=0.1)
-    assert statistics.pstdev(found) / mean == pytest.approx(cv, rel=0.1)
-
-
-def test_constant_arrivals_are_equally_far_apart() -> None:
-    assert set(gaps(constant(250.0))) == {4 * MS}
-
-
-def test_a_camera_keeps_its_period_whatever_its_jitter() -> None:
-    found = gaps(periodic(40 * MS, jitter_ns=5 * MS))
-    times = [sum(found[: n + 1]) for n in range(200)]
-    phase = min(at - n * 40 * MS for n, at in enumerate(times))
-    assert 0 <= phase < 40 * MS
-    assert all(0 <= at - n * 40 * MS - phase <= 5 * MS for n, at in enumerate(times))
-    with pytest.raises(AssertionError, match="overtake"):
-        periodic(MS, jitter_ns=MS)
 
 
 def test_requests_come_in_order_numbered_from_one_and_end_in_time() -> None:
