@@ -37,12 +37,14 @@ class Completion:
 
     ok: it was executed; its time teaches the profile.
     retried: it failed and the driver submits its members again, each alone; no outcome is counted.
+    sent_ns: when its message was written; None for the moment of its dispatch.
     returned_ns: when its answer came, if its members' replies were written since; None for now.
     """
 
     batch_id: int
     ok: bool = True
     retried: bool = False
+    sent_ns: int | None = None
     returned_ns: int | None = None
 
 

@@ -7,7 +7,7 @@ adds `rtt_ns` to a batch; one that is handed over just in time does not.
 
 from collections.abc import Callable
 
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Completion
 
 BATCHES_MAX = 2  # one running, one on its way
 
@@ -45,18 +45,24 @@ class DeviceState:
             self._started_ns = batch.expected_start_ns
         self.predicted_end_ns = batch.expected_end_ns
 
-    def finish(self, batch: Batch, now: int, rtt_ns: int) -> int:
+    def finish(self, batch: Batch, completion: Completion, now: int, rtt_ns: int) -> int:
         """The batch is back; returns the time it had the device, in ns.
 
+        Time in which the device waited for a message that was sent late is not the batch's: else
+        the next one would be planned for that late, too, and sent no earlier.
         Answers normally come in order; one that overtakes (a failure) leaves the others' start
         alone.
         """
         first = self.batches[0] is batch
         self.batches.remove(batch)
-        start_ns = self._started_ns if first else batch.dispatch_ns + rtt_ns
-        if first and self.batches:
-            self._started_ns = max(now, self.batches[0].dispatch_ns + rtt_ns)
-        return max(0, now - start_ns)
+        sent_ns = batch.dispatch_ns if completion.sent_ns is None else completion.sent_ns
+        back_ns = now if completion.returned_ns is None else completion.returned_ns
+        start_ns = sent_ns + rtt_ns
+        if first:
+            start_ns = max(start_ns, self._started_ns)
+            if self.batches:
+                self._started_ns = max(back_ns, self.batches[0].dispatch_ns + rtt_ns)
+        return max(0, back_ns - start_ns)
 
     def predict(self, exec_ns: Callable[[Batch], int], now: int) -> None:
         """Correct the predicted end by what was just learnt, else drift queues batches in

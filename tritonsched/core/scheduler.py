@@ -125,15 +125,15 @@ class Scheduler:
         """
         self._advance(now)
         batch = self._running.pop(completion.batch_id)
-        returned_ns = now if completion.returned_ns is None else completion.returned_ns
-        measured_ns = self._devices[batch.device].finish(batch, returned_ns, self.tuning.rtt_ns)
+        device = self._devices[batch.device]
+        measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns)
         if completion.ok:
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None:
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
             for observer in self._observers:
                 observer.on_complete(batch, measured_ns=measured_ns, now=now)
-        self._devices[batch.device].predict(self._exec_ns, now)
+        device.predict(self._exec_ns, now)
         for request in batch.requests:
             # One whose client left is not submitted again, so this is its end.
             if not completion.retried or request.id in self._abandoned:
@@ -165,8 +165,8 @@ class Scheduler:
     # -- the decision -------------------------------------------------------------------------
 
     def decide(self, now: int) -> list[Decision]:
-        """Everything to be done now, in order: admit or refuse, send, refuse what became
-        hopeless.
+        """Everything to be done now, in order: send first, the device must not wait for refusals
+        to be written; then refuse what cannot be taken, or became hopeless.
         """
         self._advance(now)
         decisions: list[Decision] = []
@@ -178,6 +178,7 @@ class Scheduler:
                 self._fill(device, now, decisions)
         if any(isinstance(decision, Dispatch) for decision in decisions):
             self._prune(now, decisions)
+            decisions.sort(key=lambda decision: not isinstance(decision, Dispatch))
         return decisions
 
     def next_wakeup(self) -> int | None:

@@ -14,7 +14,7 @@ one bad request never touches another and Triton itself words the error (DESIGN.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
 
@@ -29,7 +29,8 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.answered import answered
-from tritonsched.proxy.assembly import join, split
+from tritonsched.proxy.assembly import join, placed, split
+from tritonsched.proxy.client_regions import Regions
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.timer import Timer
 from tritonsched.tensors import (
@@ -53,6 +54,7 @@ class Job:
     """A call on its way through the scheduler.
 
     lone: why it goes alone, empty if it may be merged. clipped: its deadline was cut to its class'.
+    regions: the clients' shared memory that it reads or writes when it is merged.
     """
 
     call: InferCall
@@ -60,6 +62,7 @@ class Job:
     request: Request
     lone: str = ""
     clipped: bool = False
+    regions: Regions = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,6 +74,15 @@ class _Pending:
     writes: bool
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A batch that is out. sent_ns: when its message was written."""
+
+    batch: Batch
+    jobs: list[Job]
+    sent_ns: int
+
+
 class Driver:
     """The scheduler's hands on an asyncio loop.
 
@@ -78,7 +90,7 @@ class Driver:
     what is pending here.
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
-    batch's message was made, in ns. on_lost: Triton did not answer a batch.
+    batch's message was written, in ns. on_lost: Triton did not answer a batch.
     on_taken_apart: a merged batch of this model failed and is sent one by one.
     """
 
@@ -101,8 +113,8 @@ class Driver:
         self._clock = clock
         self._timer = make_timer(self._timer_fired)
         self._held = held or Held()
-        self._armed: int | None = None
-        self._late_ns = 0  # of the timer that started this pump
+        self._wakeup_ns: int | None = None
+        self._is_armed = False
         self._on_decisions = on_decisions
         self._on_reply = on_reply
         self._on_send = on_send
@@ -188,10 +200,8 @@ class Driver:
             self._loop.call_soon(self._pump)
 
     def _timer_fired(self) -> None:
-        due_ns, self._armed = self._armed, None  # consumed, even if it came early
-        self._late_ns = max(0, self._clock() - due_ns) if due_ns is not None else 0
+        self._is_armed = False  # consumed, even if it came early
         self._pump()
-        self._late_ns = 0
 
     def _pump(self) -> None:
         self._pump_due = False
@@ -199,17 +209,19 @@ class Driver:
         decisions = self._scheduler.decide(now)
         if decisions and self._on_decisions is not None:
             self._on_decisions(now, decisions)
+        due_ns = now if self._wakeup_ns is None else min(now, self._wakeup_ns)
         for decision in decisions:
-            self._act(decision, now)
+            self._act(decision, now, due_ns)
         wakeup = self._scheduler.next_wakeup()
-        if wakeup != self._armed:
-            self._armed = wakeup
+        if wakeup != self._wakeup_ns or (wakeup is not None and not self._is_armed):
+            self._wakeup_ns = wakeup
+            self._is_armed = wakeup is not None
             self._timer.arm(wakeup)
 
-    def _act(self, decision: Decision, now: int) -> None:
+    def _act(self, decision: Decision, now: int, due_ns: int) -> None:
         match decision:
             case Dispatch(batch):
-                self._dispatch(batch)
+                self._dispatch(batch, due_ns)
             case Reject(request, reason, retry_after_ns):
                 self._fail(request.id, refusal_error(request, reason, retry_after_ns, now))
             case Expire(request):
@@ -220,78 +232,84 @@ class Driver:
 
     # -- one batch ----------------------------------------------------------------------------
 
-    def _dispatch(self, batch: Batch) -> None:
-        """Send; every member is answered exactly once, whatever happens."""
+    def _dispatch(self, batch: Batch, due_ns: int) -> None:
+        """Send; every member is answered exactly once, whatever happens. due_ns: when the pump
+        should have run.
+        """
         jobs = [self._pending[request.id].job for request in batch.requests]
+        flight = _Flight(batch, jobs, batch.dispatch_ns)
         self._batches.take(0)
         if jobs[0].lone or batch.requests[0].alone:
-            task = self._loop.create_task(self._alone(batch, jobs))
+            task = self._loop.create_task(self._alone(flight))
             self._lone.add(task)
             task.add_done_callback(self._lone.discard)
             return
         try:
-            call = join(batch, jobs)
-            if self._on_send is not None:
-                self._on_send(self._clock() - batch.dispatch_ns + self._late_ns)
-            self._backend.send(call, partial(self._came_back, batch, jobs))
+            self._backend.send(join(batch, jobs), partial(self._came_back, flight))
+        except errors.RegionFault as error:
+            self._failed(flight, error)
+            return
         except Exception as error:
-            self._broke(batch, jobs, error)
+            self._broke(flight, error)
+            return
+        flight.sent_ns = self._clock()
+        if self._on_send is not None:
+            self._on_send(flight.sent_ns - due_ns)
 
-    async def _alone(self, batch: Batch, jobs: list[Job]) -> None:
+    async def _alone(self, flight: _Flight) -> None:
         try:
-            answer = await self._backend.forward(jobs[0].call)
+            answer = await self._backend.forward(flight.jobs[0].call)
         except errors.TritonschedError as error:
-            self._failed(batch, jobs, error)
+            self._failed(flight, error)
         except Exception as error:
-            self._broke(batch, jobs, error)
+            self._broke(flight, error)
         else:
-            self._answer_all(batch, jobs, [answer], ok=_is_ok(answer))
+            self._answer_all(flight, [answer], ok=_is_ok(answer))
 
-    def _came_back(
-        self, batch: Batch, jobs: list[Job], outcome: BatchReply | errors.TritonschedError
-    ) -> None:
+    def _came_back(self, flight: _Flight, outcome: BatchReply | errors.TritonschedError) -> None:
         if isinstance(outcome, errors.TritonschedError):
-            self._failed(batch, jobs, outcome)
+            self._failed(flight, outcome)
             return
         try:
-            answers = split(outcome, jobs)
+            answers = split(outcome, flight.jobs)
         except errors.TritonschedError as error:
-            self._failed(batch, jobs, error)
+            self._failed(flight, error)
         except Exception as error:
-            self._broke(batch, jobs, error)
+            self._broke(flight, error)
         else:
-            self._answer_all(batch, jobs, answers, ok=True)
+            self._answer_all(flight, answers, ok=True)
         finally:
             outcome.release()
 
-    def _answer_all(
-        self, batch: Batch, jobs: Sequence[Job], answers: Sequence[Answer], *, ok: bool
-    ) -> None:
+    def _answer_all(self, flight: _Flight, answers: Sequence[Answer], *, ok: bool) -> None:
         returned_ns = self._clock()
-        for job, answer in zip(jobs, answers, strict=True):
-            self._answer(batch, job, answer, returned_ns)
-        self._finish(batch, Completion(batch.id, ok=ok, returned_ns=returned_ns))
+        for job, answer in zip(flight.jobs, answers, strict=True):
+            self._answer(flight.batch, job, answer, returned_ns)
+        self._finish(
+            Completion(flight.batch.id, ok=ok, sent_ns=flight.sent_ns, returned_ns=returned_ns)
+        )
 
-    def _failed(self, batch: Batch, jobs: Sequence[Job], error: errors.TritonschedError) -> None:
+    def _failed(self, flight: _Flight, error: errors.TritonschedError) -> None:
         """Triton failed it, then it is taken apart; or did not answer, and nor can we."""
+        batch = flight.batch
         if isinstance(error, errors.BackendError):
             if self._on_taken_apart is not None:
                 self._on_taken_apart(batch.model, error)
-            self._finish(batch, Completion(batch.id, ok=False, retried=True))
+            self._finish(Completion(batch.id, ok=False, retried=True))
             self._take_apart(batch)
             return
-        self._fail_all(jobs, error)
-        self._finish(batch, Completion(batch.id, ok=False))
+        self._fail_all(flight.jobs, error)
+        self._finish(Completion(batch.id, ok=False))
         if isinstance(error, errors.TritonUnavailable) and self._on_lost is not None:
             self._on_lost()
 
-    def _broke(self, batch: Batch, jobs: Sequence[Job], error: Exception) -> None:
+    def _broke(self, flight: _Flight, error: Exception) -> None:
         """Our own mistake: its members are told, the others go on."""
         _log.error("internal error", exc_info=error)
-        self._fail_all(jobs, errors.TritonschedError(f"internal error: {error!r}"))
-        self._finish(batch, Completion(batch.id, ok=False))
+        self._fail_all(flight.jobs, errors.TritonschedError(f"internal error: {error!r}"))
+        self._finish(Completion(flight.batch.id, ok=False))
 
-    def _finish(self, batch: Batch, completion: Completion) -> None:
+    def _finish(self, completion: Completion) -> None:
         self._scheduler.complete(completion, self._clock())
         self._batches.give_back(0)
         self._wake()

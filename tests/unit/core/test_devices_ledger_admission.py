@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers import MS, request
 from tritonsched.core.admission import is_hopeless, refusal
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Completion
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.request import Outcome, RejectReason, Request
@@ -49,8 +49,8 @@ def test_a_batch_sent_ahead_is_timed_from_the_end_of_the_one_before() -> None:
     first, second = batch(1, sent=0, start=MS), batch(2, sent=10 * MS, start=11 * MS)
     device.start(first, proven=True)
     device.start(second, proven=True)
-    assert device.finish(first, 12 * MS, MS) == 11 * MS
-    assert device.finish(second, 20 * MS, MS) == 8 * MS
+    assert device.finish(first, Completion(first.id), 12 * MS, MS) == 11 * MS
+    assert device.finish(second, Completion(second.id), 20 * MS, MS) == 8 * MS
     assert device.batches == []
 
 
@@ -59,8 +59,19 @@ def test_a_batch_that_came_late_is_timed_from_its_own_arrival() -> None:
     first, second = batch(1, sent=0, start=MS), batch(2, sent=10 * MS, start=11 * MS)
     device.start(first, proven=True)
     device.start(second, proven=True)
-    device.finish(first, 9 * MS, MS)
-    assert device.finish(second, 20 * MS, MS) == 9 * MS
+    device.finish(first, Completion(first.id), 9 * MS, MS)
+    assert device.finish(second, Completion(second.id), 20 * MS, MS) == 9 * MS
+
+
+def test_time_without_a_message_is_not_the_batchs() -> None:
+    """Sent 3 ms after its dispatch: the device idled, the batch was no slower for it."""
+    device = DeviceState("gpu")
+    first, second = batch(1, sent=0, start=MS), batch(2, sent=10 * MS, start=11 * MS)
+    device.start(first, proven=True)
+    device.start(second, proven=True)
+    device.finish(first, Completion(1), 12 * MS, MS)
+    late = Completion(2, sent_ns=13 * MS, returned_ns=20 * MS)
+    assert device.finish(second, late, 25 * MS, MS) == 6 * MS
 
 
 def test_an_answer_that_overtakes_leaves_the_first_ones_start_alone() -> None:
@@ -68,8 +79,8 @@ def test_an_answer_that_overtakes_leaves_the_first_ones_start_alone() -> None:
     first, second = batch(1, sent=0, start=MS), batch(2, sent=10 * MS, start=11 * MS)
     device.start(first, proven=True)
     device.start(second, proven=True)
-    assert device.finish(second, 12 * MS, MS) == MS
-    assert device.finish(first, 14 * MS, MS) == 13 * MS
+    assert device.finish(second, Completion(second.id), 12 * MS, MS) == MS
+    assert device.finish(first, Completion(first.id), 14 * MS, MS) == 13 * MS
 
 
 def test_a_predicted_end_follows_what_was_learnt_and_is_never_past() -> None:

@@ -365,7 +365,7 @@ def test_feedback_changes_what_is_promised_from_the_next_decision_on() -> None:
     table.scheduler._profiles["m", "gpu"].observe(rows=1, exec_ns=6 * MS, now=0)
     fits, misses = request(1, deadline=11 * MS), request(2, deadline=11 * MS - 1)
     table.at(0, submit(fits, misses))
-    table.expect(0, reject(misses), dispatch(fits))
+    table.expect(0, dispatch(fits), reject(misses))  # the device does not wait for refusals
 
 
 # -- what a driver may rely on ----------------------------------------------------------------
