@@ -35,7 +35,7 @@ from tritonsched.frontend.http_server import HttpServer
 from tritonsched.metrics import Metrics
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import LoopLags
-from tritonsched.proxy.health import Health
+from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import Proxy
@@ -202,8 +202,15 @@ class Sidecar:
             on_taken_apart=self._taken_apart,
         )
         self._stack.callback(self.driver.close)
+        watch = RepositoryWatch(
+            self.backend.repository_index,
+            changed=lambda: self.proxy.reconnected(),  # noqa: PLW0108  # it is made below
+        )
         self.health = Health(
-            ready=self.backend.ready, connect=self._connect, tell=self.driver.set_server
+            ready=self.backend.ready,
+            connect=self._connect,
+            tell=self.driver.set_server,
+            look=watch.look,
         )
         self.proxy = Proxy(
             self.driver,

@@ -46,7 +46,7 @@ class Backend(Protocol):
         """What Triton says of the model; None if it does not serve it. Raises TritonUnavailable."""
 
     async def ready(self) -> bool:
-        """Triton is up and says it can serve. Never raises."""
+        """Triton is up; single models may be loading or broken. Never raises."""
 
     async def close(self) -> None:
         """Give everything back: connections, regions, registrations."""

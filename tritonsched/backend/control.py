@@ -16,6 +16,8 @@ from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.errors import BackendError
 
 RTT_SAMPLES = 20
+Index = frozenset[tuple[str, str, str]]
+"""(model, version, state) of a repository."""
 
 
 class Control:
@@ -30,10 +32,18 @@ class Control:
             raise BackendError(reply.details, grpc_code_name=reply.code)
         return wire.parse(answer, reply.message)
 
-    async def is_ready(self) -> bool:
-        """Triton can serve; while any model is loading it cannot."""
-        request = pb.ServerReadyRequest()
-        return bool((await self._ask("ServerReady", request, pb.ServerReadyResponse)).ready)
+    async def is_live(self) -> bool:
+        """Triton answers inference requests. `ServerReady` says less: it is false while any model
+        of the repository loads or is broken, though the others serve.
+        """
+        request = pb.ServerLiveRequest()
+        return bool((await self._ask("ServerLive", request, pb.ServerLiveResponse)).live)
+
+    async def repository_index(self) -> Index:
+        """Every model and version of the repository, and its state."""
+        request = pb.RepositoryIndexRequest()
+        models = (await self._ask("RepositoryIndex", request, pb.RepositoryIndexResponse)).models
+        return frozenset((model.name, model.version, model.state) for model in models)
 
     async def rtt_ns(self, clock: Callable[[], int], samples: int = RTT_SAMPLES) -> int:
         """Median round trip of an empty call, in ns. clock: monotonic nanoseconds."""

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonsched.backend import wire
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.backend.control import RTT_SAMPLES, Control
+from tritonsched.backend.control import RTT_SAMPLES, Control, Index
 from tritonsched.backend.region import Region, Transport
 from tritonsched.backend.shared_memory import ALIGN, SHM, Lease, SharedMemoryPool, aligned
 from tritonsched.backend.upstream_grpc import SERVICE
@@ -115,11 +115,18 @@ class TritonBackend:
         await self.region.connect()
 
     async def ready(self) -> bool:
-        """Triton is up and says it can serve. Never raises."""
+        """Triton is up; single models may be loading or broken. Never raises."""
         try:
-            return await self._control.is_ready()
+            return await self._control.is_live()
         except (BackendError, TritonUnavailable):
             return False
+
+    async def repository_index(self) -> Index | None:
+        """The repository's models and their states; None if Triton does not tell. Never raises."""
+        try:
+            return await self._control.repository_index()
+        except (BackendError, TritonUnavailable):
+            return None
 
     async def rtt_ns(self, clock: Callable[[], int], samples: int = RTT_SAMPLES) -> int:
         """Median round trip of an empty call, in ns. clock: monotonic nanoseconds.

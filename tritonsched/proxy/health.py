@@ -2,10 +2,11 @@
 
 While Triton is away, new requests are refused with 503 and a hint, and it is asked often, so that
 service resumes by itself; connecting anew (shared memory, caches) comes before the first request.
+One model that is loading or broken is no reason to refuse the others' requests (DESIGN.md 15).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import TritonschedError
@@ -18,7 +19,8 @@ class Health:
     """One task that knows whether Triton serves.
 
     ready: asks Triton; never raises. connect: prepares a (new) Triton; may raise TritonschedError,
-    then it is tried again. tell: hears each change of state.
+    then it is tried again. tell: hears each change of state. look: after each answer of a Triton
+    that is up; never raises.
     """
 
     def __init__(
@@ -27,10 +29,12 @@ class Health:
         ready: Callable[[], Awaitable[bool]],
         connect: Callable[[], Awaitable[None]],
         tell: Callable[[ServerState], None],
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ready = ready
         self._connect = connect
         self._tell = tell
+        self._look_further = look
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._stopped = False
@@ -72,6 +76,8 @@ class Health:
                 up = False
         if not self._stopped:
             self._set(up=up)
+        if up and self._look_further is not None:
+            await self._look_further()
 
     def _set(self, *, up: bool) -> None:
         if up == self.is_up:
@@ -81,3 +87,26 @@ class Health:
         else:
             self._up.clear()
         self._tell(ServerState.READY if up else ServerState.AWAY)
+
+
+class RepositoryWatch:
+    """Notices what others load into Triton or unload from it, past the sidecar.
+
+    index: what Triton has, or None if it does not tell. changed: hears that it is another one.
+    """
+
+    def __init__(
+        self, index: Callable[[], Awaitable[Hashable | None]], changed: Callable[[], None]
+    ) -> None:
+        self._index = index
+        self._changed = changed
+        self._seen: Hashable | None = None
+
+    async def look(self) -> None:
+        """Ask, and compare with the last time."""
+        index = await self._index()
+        if index is None or index == self._seen:
+            return
+        is_first, self._seen = self._seen is None, index
+        if not is_first:
+            self._changed()

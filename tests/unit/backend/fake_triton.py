@@ -84,11 +84,13 @@ class FakeGrpc(GrpcUpstream):
         if not self.is_up:
             raise TritonUnavailable("nobody there")
 
-    async def _ServerReady(self, _: Any) -> Any:  # noqa: N802  # the RPC's name
-        return pb.ServerReadyResponse(ready=True)
-
-    async def _ServerLive(self, _: Any) -> Any:  # noqa: N802
+    async def _ServerLive(self, _: Any) -> Any:  # noqa: N802  # the RPC's name
         return pb.ServerLiveResponse(live=True)
+
+    async def _RepositoryIndex(self, _: Any) -> Any:  # noqa: N802
+        answer = pb.RepositoryIndexResponse()
+        answer.models.add(name="echo", version="1", state="READY")
+        return answer
 
     async def _ModelConfig(self, request: Any) -> Any:  # noqa: N802
         self._require_model(request.name)

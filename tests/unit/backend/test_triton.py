@@ -266,6 +266,12 @@ async def test_a_triton_that_is_away_is_not_ready_and_cannot_be_asked(there: Set
         await executed(there.backend, batch(row(0)))
 
 
+async def test_the_repositorys_models_and_states_are_told_while_it_answers(there: Setup) -> None:
+    assert await there.backend.repository_index() == frozenset({("echo", "1", "READY")})
+    there.grpc.is_up = False
+    assert await there.backend.repository_index() is None
+
+
 async def test_the_round_trip_is_the_median_of_empty_calls(there: Setup) -> None:
     """One slow call in five does not count."""
     ticks = iter([0, 3, 10, 12, 20, 21, 30, 99, 100, 104])

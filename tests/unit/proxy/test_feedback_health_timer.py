@@ -10,7 +10,7 @@ from tritonsched.core.tuning import GUARD_NS, Tuning
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import TritonUnavailable
 from tritonsched.proxy.feedback import GUARD_NS_MAX, LAG_NS_MAX, LAG_NS_MIN, Lag, LoopLags
-from tritonsched.proxy.health import ASK_AWAY_S, Health
+from tritonsched.proxy.health import ASK_AWAY_S, Health, RepositoryWatch
 from tritonsched.proxy.timer import LoopTimer, TimerFd
 
 
@@ -122,6 +122,30 @@ def test_a_silent_death_is_noticed() -> None:
         return triton.told
 
     assert run_virtual(main) == [ServerState.READY, ServerState.AWAY]
+
+
+def test_while_triton_is_up_it_is_looked_at_and_a_change_is_told() -> None:
+    """Not the first sight, not what is as before, not a Triton that does not tell."""
+
+    async def main(loop: VirtualLoop) -> list[int]:
+        changes: list[int] = []
+        indexes = [frozenset({1}), None, frozenset({1}), frozenset({1, 2})]
+
+        async def index() -> frozenset[int] | None:
+            return indexes.pop(0) if len(indexes) > 1 else indexes[0]
+
+        watch = RepositoryWatch(index, lambda: changes.append(len(indexes)))
+        triton = _Triton(False, True)
+        health = Health(
+            ready=triton.ready, connect=triton.connect, tell=triton.told.append, look=watch.look
+        )
+        task = asyncio.create_task(health.run())
+        await loop.pause(10_000_000_000)
+        health.stop()
+        await task
+        return changes
+
+    assert run_virtual(main) == [1]
 
 
 def test_what_triton_says_after_a_stop_is_told_to_nobody() -> None:
