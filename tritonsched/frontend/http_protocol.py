@@ -15,30 +15,31 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import cast
 
 import httptools
 import structlog
 
 from tritonsched.errors import PayloadTooLarge
+from tritonsched.frontend.http_message import Headers, encode_head, encode_reply, text_of
 from tritonsched.frontend.status import http_reply
 from tritonsched.tensors import Cancel, HttpReply
 
-HEADER_BYTES_MAX = 32 * 1024  # all of a request's head; Triton resets connections somewhat below
+HEAD_BYTES_MAX = 256 * 1024  # all of a request's head; Triton has no bound in sum
+FIELD_BYTES_MAX = 8191  # a header's name or value: Triton resets connections on longer ones
+TARGET_BYTES_MAX = 8189  # and on longer paths
 PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn
 LINGER_S = 2.0  # for a client to read why it was refused, before what it still sends resets it
-_NO_BODY = frozenset({204, 304})
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NEVER_ALLOWED = "PATCH"  # a method that llhttp knows and Triton has for nothing
 _log = structlog.get_logger()
-
-Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
 class HttpRequest:
-    """One request. target: as sent; received_ns: monotonic time of its first byte as parsed."""
+    """One request. target: as sent; received_ns: monotonic time of its first byte as parsed.
+
+    version: of HTTP, "1.0" or "1.1"; the answer has the same.
+    """
 
     method: str
     target: str
@@ -46,6 +47,7 @@ class HttpRequest:
     body: bytes
     received_ns: int
     keep_alive: bool
+    version: str = "1.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class HttpProtocol(asyncio.Protocol):
         self._queue: deque[HttpRequest] = deque()
         self.is_busy = False  # a request is being answered
         self._keep_alive = False  # what that request wants
+        self._version = "1.1"  # of HTTP, what that request speaks
         self._cancel: Cancel | None = None
         self._streaming: asyncio.Task[None] | None = None
         self._is_written = False  # the answer is, but the client has not read enough of it
@@ -157,14 +160,14 @@ class HttpProtocol(asyncio.Protocol):
         """The client asked for another protocol, and the parser takes the body for that one. A
         server may ignore it (RFC 9110 7.8): read the head again without the question.
         """
-        if self._parser.get_method() == b"CONNECT":
-            self._refuse(HttpReply(405, "Not Allowed", (), b""))
-            return
         method = self._parser.get_method().decode("latin-1")
-        head = [f"{method} {self._target.decode('latin-1')} HTTP/{self._parser.get_http_version()}"]
+        target = self._target.decode("latin-1")
+        if method == "CONNECT":  # of an authority, which is no path
+            method, target = _NEVER_ALLOWED, f"/{target}"
+        head = [f"{method} {target} HTTP/{self._parser.get_http_version()}"]
         head += [f"{name}: {value}" for name, value in self._headers if name.lower() != "upgrade"]
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received("\r\n".join((*head, "\r\n")).encode("latin-1") + rest)
+        self.data_received("\r\n".join((*head, "\r\n")).encode() + rest)
 
     def eof_received(self) -> bool:
         return False
@@ -185,16 +188,18 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
+        self._count_head(len(self._target), TARGET_BYTES_MAX)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        self._count_head(max(len(name), len(value)), FIELD_BYTES_MAX)
+        self._headers.append((name.decode("latin-1"), text_of(value)))
 
-    def _count_head(self, size: int) -> None:
+    def _count_head(self, size: int, size_max: int) -> None:
+        if size > size_max:
+            raise PayloadTooLarge(f"a part of the request's head exceeds {size_max} bytes")
         self._head_bytes += size
-        if self._head_bytes > HEADER_BYTES_MAX:
-            raise PayloadTooLarge(f"the request's head exceeds {HEADER_BYTES_MAX} bytes")
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise PayloadTooLarge(f"the request's head exceeds {HEAD_BYTES_MAX} bytes")
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():
@@ -203,7 +208,9 @@ class HttpProtocol(asyncio.Protocol):
             lower = name.lower()
             if lower == "content-length" and int(value) > self._limit:
                 self._too_large()
-            if lower == "expect" and value.lower() == "100-continue":
+            if lower == "transfer-encoding" and value.lower() != "chunked":
+                raise ValueError(f"transfer coding {value!r}")  # llhttp would read its chunks
+            if lower == "expect":  # Triton does not look what
                 self._owes_continue = True
         if not self.is_busy:  # else the answers before it come first
             self._continue()
@@ -211,7 +218,7 @@ class HttpProtocol(asyncio.Protocol):
     def _continue(self) -> None:
         if self._owes_continue:
             self._owes_continue = False
-            self._write(_CONTINUE)
+            self._write(f"HTTP/{self._parser.get_http_version()} 100 Continue\r\n\r\n".encode())
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -233,6 +240,7 @@ class HttpProtocol(asyncio.Protocol):
             body=chunks[0] if len(chunks) == 1 else b"".join(chunks),
             received_ns=self._received_ns,
             keep_alive=self._parser.should_keep_alive(),
+            version=self._parser.get_http_version(),
         )
         self._chunks = []
         self._owes_continue = False  # it did not wait
@@ -248,6 +256,7 @@ class HttpProtocol(asyncio.Protocol):
     def _start(self, request: HttpRequest) -> None:
         self.is_busy = True
         self._keep_alive = request.keep_alive
+        self._version = request.version
         cancel = self._handler(request, self._answered)
         self._cancel = cancel if self.is_busy else None
 
@@ -259,7 +268,7 @@ class HttpProtocol(asyncio.Protocol):
             self._streaming = task
             return
         try:
-            data = encode_reply(reply, keep_alive=keep_alive)
+            data = encode_reply(reply, keep_alive=keep_alive, version=self._version)
         except Exception as error:
             self._break_off(error)
             return
@@ -295,8 +304,8 @@ class HttpProtocol(asyncio.Protocol):
     async def _stream(self, reply: StreamReply, keep_alive: bool) -> None:
         try:
             async with contextlib.aclosing(reply.chunks):
-                head = encode_head(reply.status, reply.reason, reply.headers, None, keep_alive)
-                self._write(head)
+                line = (reply.status, reply.reason, reply.headers)
+                self._write(encode_head(*line, keep_alive=keep_alive, version=self._version))
                 async for chunk in reply.chunks:
                     if chunk:
                         self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
@@ -338,30 +347,3 @@ class HttpProtocol(asyncio.Protocol):
         """Close now."""
         if self._transport is not None:
             self._transport.abort()
-
-
-def encode_reply(reply: HttpReply, *, keep_alive: bool) -> bytes:
-    """The whole answer in one piece."""
-    head = encode_head(reply.status, reply.reason, reply.headers, len(reply.body), keep_alive)
-    return b"".join((head, reply.body))
-
-
-def encode_head(
-    status: int, reason: str, headers: Headers, length: int | None, keep_alive: bool
-) -> bytes:
-    """Status line and headers; no length means chunked."""
-    lines = [f"HTTP/1.1 {status} {reason or _REASONS.get(status, '')}"]
-    lines += [f"{name}: {_one_line(value)}" for name, value in headers]
-    if length is None:
-        lines.append("Transfer-Encoding: chunked")
-    elif status not in _NO_BODY:
-        lines.append(f"Content-Length: {length}")
-    if not keep_alive:
-        lines.append("Connection: close")
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("latin-1", "replace")
-
-
-def _one_line(value: str) -> str:
-    """No header value can start another header (CWE-113)."""
-    return value.replace("\r", " ").replace("\n", " ") if "\n" in value or "\r" in value else value
