@@ -22,6 +22,7 @@ fault.
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -46,6 +47,8 @@ FORM_BYTES_MAX = 4096  # longer heads are not worth remembering
 FORMS_MAX = 1024  # heads remembered; a client that puts an id into each head only fills it up
 _INT64_MAX = (1 << 63) - 1
 _TENSOR_MEMBERS = {"name", "datatype", "shape", "parameters"}
+_WEIGHT = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")  # what C's strtod reads
+_ONE = _WEIGHT.match("1")
 _SINGLE_HEADERS = ("inference-header-content-length", "content-encoding")
 
 
@@ -143,7 +146,7 @@ def _refuse_twice(headers: tuple[tuple[str, str], ...]) -> None:
 
 
 def _head_length(headers: Mapping[str, str], body: bytes) -> int:
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "identity") != "identity":
         raise _Odd("compressed")
     if "endpoint-load-metrics-format" in headers:
         raise _Odd("load-metrics")
@@ -209,7 +212,7 @@ def _plain_form(head: dict[str, Any], timeout_us: int | None) -> _Form:
     if not head.keys() <= {"id", "inputs", "outputs", "parameters"}:
         raise _Odd("unknown-member")
     call_id = head.get("id", "")
-    if not isinstance(call_id, str) or "\0" in call_id:
+    if not isinstance(call_id, str) or (call_id and min(call_id) < " "):  # each prints its own way
         raise _Odd("head-form")
     parameters, all_binary = _parameters(head.get("parameters", {}))
     outputs = _outputs(head.get("outputs", []))
@@ -253,9 +256,10 @@ def _outputs(given: Any) -> tuple[str, ...]:
     for output in given:
         if not isinstance(output, dict) or not output.keys() <= {"name", "parameters"}:
             raise _Odd("output-form")
-        if output.get("parameters") != {"binary_data": True} or not isinstance(
-            output.get("name"), str
-        ):
+        parameters = output.get("parameters")
+        if not isinstance(output.get("name"), str) or not isinstance(parameters, dict):
+            raise _Odd("output-form")
+        if parameters.keys() != {"binary_data"} or parameters["binary_data"] is not True:
             raise _Odd("output-form")
         names.append(output["name"])
     return tuple(names)
@@ -340,15 +344,15 @@ def _header(call: InferCall, name: str) -> str:
 
 
 def response_coding(accept: str) -> str:
-    """The coding Triton would answer with: highest q among the three it knows, first on ties."""
+    """The coding Triton would answer with: highest q among the three it knows, first on ties.
+
+    Read as loosely as Triton does: only ";q=" gives a weight, which ends where the number does.
+    """
     best, best_q = "identity", 0.0
     for part in accept.split(","):
-        coding, _, weight = part.strip().partition(";")
-        coding = coding.strip()
-        try:
-            q = float(weight.strip().removeprefix("q=")) if weight else 1.0
-        except ValueError:
-            q = 1.0
+        coding, marker, weight = part.lstrip(" ").partition(";q=")
+        number = _WEIGHT.match(weight) if marker else _ONE
+        q = float(number[0]) if number else 0.0
         if coding in ("identity", "gzip", "deflate") and q > best_q:
             best, best_q = coding, q
     return best
