@@ -1,0 +1,203 @@
+"""One run of the study: a rule or a simulated server on a workload, against the bound.
+
+Rule: everybody gets the same trace, the same noise and the same knowledge: nominal profiles and
+deadlines. What follows is a function of (workload, load, contender, seed, length) alone.
+
+Contenders: every rule of `POLICIES`; `triton`, `triton+reject`: Triton's dynamic batcher, tuned per
+workload by a sweep on a trace of its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice, product
+
+from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.request import Request
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.tuning import Tuning
+from tritonsched.sim.bound import Option, bound, options_of
+from tritonsched.sim.engine import Simulation
+from tritonsched.sim.record import Record
+from tritonsched.sim.studies import FAMILIES, STUDIES, variant_times
+from tritonsched.sim.tables import accuracy
+from tritonsched.sim.triton import Batcher, TritonServer
+from tritonsched.sim.workload import WORKLOADS, Workload
+from tritonsched.sim.world import Faults, SimModel, World
+
+S = 1_000_000_000
+NOISE = Faults(jitter=0.03, overrun_rate=0.003)
+"""Assumed: 3 % of spread; 0.3 % of batches take 1.5 to 3 times as long (scheduling study 1)."""
+SERVERS = ("triton", "triton+reject")
+TUNE_SEED = 100
+TUNE_LENGTH = 2_000
+DELAYS = (0.0, 0.05, 0.15, 0.3)  # of the deadline
+SIZES = (0.35, 0.5, 0.75, 1.0, None)  # largest batch: exec <= that much of the deadline; None: any
+SECONDS_MIN, SECONDS_MAX = 3.0, 30.0  # of a trace
+
+
+def contenders() -> list[str]:
+    """Names that `run` takes."""
+    return [*sorted(POLICIES), *SERVERS]
+
+
+def workload_names() -> list[str]:
+    """Names that `Trace` takes."""
+    return [*STUDIES, *WORKLOADS]
+
+
+def default_load(name: str) -> float:
+    return STUDIES[name].load if name in STUDIES else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A workload at a load, drawn with a seed. length: requests, about."""
+
+    name: str
+    load: float
+    seed: int
+    length: int = 10_000
+
+    @property
+    def workload(self) -> Workload:
+        if self.name in STUDIES:
+            return STUDIES[self.name].workload(self.load)
+        return WORKLOADS[self.name](self.load)
+
+    @property
+    def duration_ns(self) -> int:
+        """As long as `length` requests take, but 3 to 30 s."""
+        count = sum(1 for _ in self.workload.requests(duration_ns=S, seed=TUNE_SEED))
+        seconds = min(SECONDS_MAX, max(SECONDS_MIN, self.length / max(1, count)))
+        return round(seconds * S)
+
+    def requests(self) -> Iterator[Request]:
+        return self.workload.requests(duration_ns=self.duration_ns, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of it. events: decisions asked for. busy: mean share of the devices' time."""
+
+    trace: Trace
+    contender: str
+    record: Record
+    busy: float
+
+
+@cache
+def bound_of(trace: Trace) -> float:
+    """The clairvoyant bound on the trace's utility; variants are open to it where there are any."""
+    workload = trace.workload
+    return bound(trace.requests(), _options(trace.name, workload))
+
+
+def _options(name: str, workload: Workload) -> Mapping[str, Sequence[Option]]:
+    if name != "W9":
+        return options_of(workload.models)
+    best = {family: accuracy(variants[-1]) for family, (variants, _) in FAMILIES.items()}
+    return {
+        family: [
+            Option(
+                accuracy(v) / best[family], workload.models[0].rows_max, {"gpu0": variant_times(v)}
+            )
+            for v in variants
+        ]
+        for family, (variants, _) in FAMILIES.items()
+    }
+
+
+def run(
+    trace: Trace,
+    contender: str,
+    *,
+    tuning: Tuning | None = None,
+    faults: Faults = NOISE,
+    bars_until_ns: int = 0,
+    wrap: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler,
+) -> Run:
+    """Serve the trace. wrap: puts something around the scheduler, to time it for one."""
+    workload = trace.workload
+    tuning = tuning or Tuning(rtt_ns=0, guard_ns=0)
+    record = Record(bars_until_ns=bars_until_ns)
+    world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
+    if contender in SERVERS:
+        batchers = tuned(trace.name, trace.load, reject=contender == "triton+reject")
+        server = TritonServer(world, batchers, observers=(record,))
+        server.run(trace.requests())
+        end_ns = server.now
+    else:
+        scheduler = Scheduler(POLICIES[contender](), tuning=tuning, observers=(record,))
+        inform(scheduler, workload.models)
+        simulation = Simulation(wrap(scheduler), world, keep_log=False)
+        simulation.run(trace.requests())
+        end_ns = simulation.now
+    busy = sum(world.busy_ns.values()) / len(world.busy_ns) / max(1, end_ns)
+    return Run(trace, contender, record, busy)
+
+
+def inform(scheduler: Scheduler, models: Sequence[SimModel]) -> None:
+    """The nominal times, as a profiler would have measured them beforehand."""
+    for model in models:
+        for device in model.devices:
+            times = model.exec_on(device)
+            table = {rows: times(rows) for rows in range(1, model.rows_max + 1)}
+            scheduler.set_profile(model.name, device, LatencyProfile(table))
+
+
+@cache
+def tuned(name: str, load: float, *, reject: bool) -> Mapping[str, Batcher]:
+    """The best of 20 configurations of Triton's batcher, or of 60 with REJECT, by utility."""
+    trace = Trace(name, load, TUNE_SEED, length=TUNE_LENGTH)
+    requests = list(islice(trace.requests(), TUNE_LENGTH))
+    found = [_configured(trace.workload, requests, *shape) for shape in _shapes(reject=reject)]
+    different = [one for k, one in enumerate(found) if one not in found[:k]]
+    return max(different, key=lambda batchers: _utility(trace, requests, batchers))
+
+
+def _shapes(*, reject: bool) -> Iterator[tuple[float, float | None, str]]:
+    yield from product(DELAYS, SIZES, ("one", "full", "half") if reject else ("",))
+
+
+def _configured(
+    workload: Workload, requests: Sequence[Request], delay: float, size: float | None, timeout: str
+) -> Mapping[str, Batcher]:
+    """Every model in proportion to its tightest deadline."""
+    return {
+        model.name: _batcher(
+            model,
+            min(
+                (r.deadline_ns - r.arrival_ns for r in requests if r.model == model.name), default=S
+            ),
+            delay,
+            size,
+            timeout,
+        )
+        for model in workload.models
+    }
+
+
+def _batcher(
+    model: SimModel, slo_ns: int, delay: float, size: float | None, timeout: str
+) -> Batcher:
+    times = model.exec_ns
+    rows = model.rows_max
+    if size is not None:
+        rows = max((b for b in range(1, rows + 1) if times(b) <= size * slo_ns), default=1)
+    timeouts = {
+        "": None,
+        "one": slo_ns - times(1),
+        "full": slo_ns - times(rows),
+        "half": slo_ns // 2,
+    }
+    after = timeouts[timeout]
+    return Batcher(rows, round(delay * slo_ns), None if after is None else max(1, after))
+
+
+def _utility(trace: Trace, requests: Sequence[Request], batchers: Mapping[str, Batcher]) -> float:
+    record = Record()
+    world = World(trace.workload.models, seed=TUNE_SEED, rtt_ns=0, faults=NOISE)
+    TritonServer(world, batchers, observers=(record,)).run(requests)
+    return record.utility

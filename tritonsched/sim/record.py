@@ -1,0 +1,103 @@
+"""What a study remembers of a run, request by request. Rule: it listens as the Ledger does, and the
+outcomes are the scheduler's own; what is drawn or averaged comes from here.
+
+Memory: some 30 bytes a request, and 100 a batch if batches are kept.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tritonsched.core.batch import Batch
+from tritonsched.core.request import NEVER_NS, Outcome, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A batch on a device, as a Gantt chart shows it. in_time: members that made it."""
+
+    device: str
+    model: str
+    start_ns: int
+    end_ns: int
+    rows: int
+    in_time: int
+
+
+class Record:
+    """Counts, latenesses and utility of one run. accuracy: of each model's answers, 1 if unnamed.
+
+    overdue_ns: of late answers, after their deadline. latency_ns: of all answers.
+    refusal: time from arrival to refusal, as a share of the relative deadline.
+    bars: batches that started before `bars_until_ns`.
+    """
+
+    def __init__(
+        self, *, accuracy: Mapping[str, float] | None = None, bars_until_ns: int = 0
+    ) -> None:
+        self.utility = 0.0
+        self.submitted: Counter[str] = Counter()
+        self.outcomes: Counter[Outcome] = Counter()
+        self.on_time: Counter[str] = Counter()
+        self.overdue_ns: list[int] = []
+        self.latency_ns: list[int] = []
+        self.refusal: list[float] = []
+        self.bars: list[Bar] = []
+        self.rows: defaultdict[int, int] = defaultdict(int)
+        self._accuracy = accuracy or {}
+        self._bars_until_ns = bars_until_ns
+
+    def on_submit(self, request: Request, now: int) -> None:
+        self.submitted[request.slo] += 1
+
+    def on_dispatch(self, batch: Batch, now: int) -> None:
+        self.rows[batch.rows] += 1
+
+    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
+        if now - measured_ns < self._bars_until_ns:
+            in_time = sum(now <= request.deadline_ns for request in batch.requests)
+            bar = Bar(batch.device, batch.model, now - measured_ns, now, batch.rows, in_time)
+            self.bars.append(bar)
+
+    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+        self.outcomes[outcome] += 1
+        if outcome in (Outcome.SERVED, Outcome.LATE):
+            self.latency_ns.append(now - request.arrival_ns)
+            self.utility += request.utility_at(now) * self._accuracy.get(request.model, 1.0)
+        if outcome is Outcome.SERVED:
+            self.on_time[request.slo] += 1
+        elif outcome is Outcome.LATE:
+            self.overdue_ns.append(now - request.deadline_ns)
+        elif outcome is Outcome.REJECTED and request.deadline_ns < NEVER_NS:
+            relative = request.deadline_ns - request.arrival_ns
+            self.refusal.append((now - request.arrival_ns) / relative)
+
+    @property
+    def total(self) -> int:
+        return sum(self.submitted.values())
+
+    @property
+    def on_time_share(self) -> float:
+        """Of all arrivals."""
+        return self.outcomes[Outcome.SERVED] / max(1, self.total)
+
+    @property
+    def miss_ratio(self) -> float:
+        """Late or never finished, of all that were not refused."""
+        missed = self.outcomes[Outcome.LATE] + self.outcomes[Outcome.EXPIRED]
+        return missed / max(1, self.total - self.outcomes[Outcome.REJECTED])
+
+    @property
+    def reject_ratio(self) -> float:
+        """Refused, of all arrivals."""
+        return self.outcomes[Outcome.REJECTED] / max(1, self.total)
+
+    @property
+    def worst_share(self) -> float:
+        """The smallest on-time share of any class."""
+        return min((self.on_time[name] / many for name, many in self.submitted.items()), default=0)
+
+    @property
+    def rows_mean(self) -> float:
+        """Mean rows of a batch; 0 without one."""
+        return sum(r * n for r, n in self.rows.items()) / max(1, sum(self.rows.values()))
