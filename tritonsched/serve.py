@@ -335,7 +335,7 @@ class Sidecar:
         """
         self._stopping = True
         if hasattr(self, "proxy"):
-            self.proxy.is_draining = True
+            self.proxy.drain()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.options.drain_s):
                     await self.proxy.drained()

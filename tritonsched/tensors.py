@@ -5,7 +5,7 @@ Nothing here knows HTTP, protobuf or asyncio. Tensor data is row-major as the KS
 has it; BYTES tensors are 4-byte little-endian length + bytes, element after element.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -45,14 +45,30 @@ def byte_size(datatype: str, shape: tuple[int, ...]) -> int | None:
     return item
 
 
+@dataclass(frozen=True, slots=True)
+class ShmRef:
+    """A place in a shared-memory region that a client has registered.
+
+    region: its name in Triton. offset, byte_size: bytes, from the region's beginning.
+    """
+
+    region: str
+    offset: int
+    byte_size: int
+
+
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
 class Tensor:
-    """A named tensor. shape includes the batch dimension; data holds exactly its bytes."""
+    """A named tensor. shape includes the batch dimension; data holds exactly its bytes.
+
+    ref: an input that is to be read there, or an output that was written there; data is empty.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: Buffer
+    ref: ShmRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,8 @@ class InferCall:
       `outputs` and `parameters` are complete. Otherwise they hold what could be read, maybe
       nothing.
     parameters: typed request parameters other than `timeout`; `True`, `1`, `1.0` and "1" differ.
-    outputs: requested outputs by name, in order; empty means all the model has.
+    outputs: requested outputs by name, in order; empty means all the model has. output_refs: those
+      of them that are to be written into a client's region, with the place.
     slo: value of `x-tritonsched-class`; None if absent. explain: `x-tritonsched-explain: 1` was
     sent.
     """
@@ -103,6 +120,13 @@ class InferCall:
     slo: str | None = None
     explain: bool = False
     form: bytes | None = None  # equal heads: calls that differ in data and deadline alone
+    output_refs: tuple[tuple[str, ShmRef], ...] = ()
+
+    @property
+    def refs(self) -> tuple[ShmRef, ...]:
+        """Every place in a client's region that the call names, as far as its form was read."""
+        inputs = [tensor.ref for tensor in self.inputs if tensor.ref is not None]
+        return (*inputs, *[ref for _, ref in self.output_refs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +197,9 @@ class GrpcReply:
 
 RawReply = HttpReply | GrpcReply
 Answer = MergedReply | HttpReply | GrpcReply
+Send = Callable[[int], Awaitable[RawReply]]
+"""Does a call when it is its turn, given how many ns that is expected to take; returns when the
+device is free again."""
 Done = Callable[[Answer | TritonschedError], None]
 """Hears how a call ended, once: an answer or an error."""
 Cancel = Callable[[], object]

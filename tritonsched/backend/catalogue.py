@@ -82,10 +82,10 @@ def _tensor(tensor: Any, *, optional: bool = False) -> TensorInfo:
 
 def _lone_reason(config: Any) -> str:
     checks = (
-        ("no-batching", config.max_batch_size <= 1),
-        ("decoupled", config.model_transaction_policy.decoupled),
         ("sequence", config.HasField("sequence_batching")),
+        ("decoupled", config.model_transaction_policy.decoupled),
         ("ensemble", config.HasField("ensemble_scheduling")),
+        ("no-batching", config.max_batch_size <= 1),
         ("response-cache", config.response_cache.enable),
         ("batch-input", bool(config.batch_input)),
         ("batch-output", bool(config.batch_output)),

@@ -1,15 +1,22 @@
 """What a server needs of the sidecar. Rule: frontends know this and nothing else of it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
-from tritonsched.tensors import Answer, Cancel, Done, InferCall
+from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 
 class InferService(Protocol):
     """`proxy.service.Proxy` to a server."""
 
-    def submit(self, call: InferCall, done: Done) -> Cancel:
-        """Have one call answered; `done` hears how it ended, once, maybe before this returns."""
+    def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
+        """Have one call answered; `done` hears how it ended, once, maybe before this returns.
+
+        send: does it when it is its turn; by default it is merged or forwarded.
+        """
+
+    def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
+        """A stream is open until what this returns is called; `close`: the sidecar drains."""
 
     async def infer(self, call: InferCall) -> Answer:
         """Answer one call. Raises a leaf of TritonschedError. If the caller is cancelled (the

@@ -24,14 +24,15 @@ from tritonsched import errors
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
-from tritonsched.core.request import RejectReason, Request
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.answered import answered
-from tritonsched.proxy.assembly import join, placed, split
+from tritonsched.proxy.assembly import join, split
 from tritonsched.proxy.client_regions import Regions
 from tritonsched.proxy.held import Held
+from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.timer import Timer
 from tritonsched.tensors import (
     Answer,
@@ -42,6 +43,7 @@ from tritonsched.tensors import (
     GrpcReply,
     HttpReply,
     InferCall,
+    Send,
 )
 
 Listener = Callable[[int, Sequence[Decision]], None]
@@ -54,7 +56,9 @@ class Job:
     """A call on its way through the scheduler.
 
     lone: why it goes alone, empty if it may be merged. clipped: its deadline was cut to its class'.
-    regions: the clients' shared memory that it reads or writes when it is merged.
+    regions: the clients' shared memory that it reads or writes when it is merged. send: does what
+    is to be done when it is its turn, given how long that is expected to take; None: its bytes are
+    forwarded.
     """
 
     call: InferCall
@@ -63,6 +67,7 @@ class Job:
     lone: str = ""
     clipped: bool = False
     regions: Regions = field(default_factory=dict)
+    send: Send | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +96,8 @@ class Driver:
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
     batch's message was written, in ns. on_lost: Triton did not answer a batch.
-    on_taken_apart: a merged batch of this model failed and is sent one by one.
+    on_taken_apart: a merged batch of this model failed and is sent one by one. is_current: Triton
+    still serves the model so; otherwise its queued calls are not merged.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class Driver:
         on_send: Callable[[int], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         on_taken_apart: Callable[[str, errors.BackendError], None] | None = None,
+        is_current: Callable[[ModelInfo], bool] = lambda _: True,
     ) -> None:
         self._scheduler = scheduler
         self._backend = backend
@@ -120,6 +127,7 @@ class Driver:
         self._on_send = on_send
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
+        self.is_current = is_current
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
         self._pending: dict[int, _Pending] = {}
@@ -174,6 +182,11 @@ class Driver:
 
     def set_variant(self, variant: Variant) -> None:
         self._scheduler.set_variant(variant, self._clock())
+
+    def drop_model(self, model: str) -> None:
+        """Triton does not serve it. What is left of its calls is still Triton's to word."""
+        if not any(pending.job.request.model == model for pending in self._pending.values()):
+            self._scheduler.drop_model(model, self._clock())
 
     def set_server(self, state: ServerState) -> None:
         self._scheduler.set_server(state, self._clock())
@@ -237,9 +250,14 @@ class Driver:
         should have run.
         """
         jobs = [self._pending[request.id].job for request in batch.requests]
+        stale = not all(self.is_current(job.info) for job in jobs)
         flight = _Flight(batch, jobs, batch.dispatch_ns)
         self._batches.take(0)
-        if jobs[0].lone or batch.requests[0].alone:
+        if stale and len(jobs) > 1:
+            self._finish(Completion(batch.id, ok=False, retried=True))
+            self._take_apart(batch)
+            return
+        if stale or jobs[0].lone or batch.requests[0].alone:
             task = self._loop.create_task(self._alone(flight))
             self._lone.add(task)
             task.add_done_callback(self._lone.discard)
@@ -258,7 +276,11 @@ class Driver:
 
     async def _alone(self, flight: _Flight) -> None:
         try:
-            answer = await self._backend.forward(flight.jobs[0].call)
+            job = flight.jobs[0]
+            if job.send is None:
+                answer = await self._backend.forward(job.call)
+            else:
+                answer = await job.send(flight.batch.expected_ns)
         except errors.TritonschedError as error:
             self._failed(flight, error)
         except Exception as error:
@@ -373,26 +395,3 @@ def explain(batch: Batch, job: Job, now: int) -> Explain:
         lone=job.lone,
         clipped=job.clipped,
     )
-
-
-def refusal_error(
-    request: Request, reason: RejectReason, retry_after_ns: int | None, now: int
-) -> errors.TritonschedError:
-    """The error a refusal becomes; its text says what, which, what to do."""
-    model = f"model '{request.model}'"
-    match reason:
-        case RejectReason.DEADLINE_UNREACHABLE:
-            left_ms = (request.deadline_ns - now) / 1e6
-            text = f"{model}: cannot be answered in the {left_ms:.1f} ms left; allow more time"
-            return errors.DeadlineUnreachable(text)
-        case RejectReason.QUEUE_FULL:
-            text = f"{model}: its queue is full; try again later"
-            return errors.QueueFull(text, retry_after_ns=retry_after_ns)
-        case RejectReason.DRAINING:
-            text = "the sidecar is shutting down; use another instance or try again later"
-            return errors.Draining(text, retry_after_ns=retry_after_ns)
-        case RejectReason.TRITON_UNAVAILABLE:
-            text = "Triton is not answering; try again later"
-            return errors.TritonUnavailable(text, retry_after_ns=retry_after_ns)
-        case _:
-            assert_never(reason)

@@ -7,6 +7,7 @@ says why.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,11 +16,13 @@ from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.variant import Variant
 from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
+from tritonsched.proxy.answered import answered
 from tritonsched.proxy.driver import Driver, Job
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.mergeable import Signatures, lone_reason
-from tritonsched.tensors import Answer, Cancel, Done, InferCall
+from tritonsched.proxy.streaming import Sequences, sequence_of
+from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
@@ -63,6 +66,10 @@ class ModelCache:
             self._announce(info)
         return info
 
+    def serves(self, model: str) -> bool:
+        """Whether some version of the model is known."""
+        return any(name == model for name, _ in self._known)
+
     def forget(self) -> None:
         """Ask again for all models: one was loaded or unloaded, or Triton is another one."""
         self._generation += 1
@@ -101,7 +108,10 @@ class Proxy:
         self._lost = lost
         self._on_lone = on_lone
         self._unknown: set[asyncio.Task[None]] = set()
+        self._sequences = Sequences(held)
+        self._streams: dict[object, Callable[[], None]] = {}
         self.is_draining = False
+        driver.is_current = self._is_current
 
     @property
     def is_ready(self) -> bool:
@@ -112,17 +122,30 @@ class Proxy:
         """Bytes of the requests held now."""
         return self._held.size_bytes
 
-    def submit(self, call: InferCall, done: Done) -> Cancel:
-        """Have one call answered; `done` hears how it ended, once, maybe before this returns."""
+    def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
+        """Have one call answered; `done` hears how it ended, once, maybe before this returns.
+
+        send: does it when it is its turn; by default it is merged or forwarded.
+        """
         refused = self._refused(call)
         if refused is not None:
             done(refused)
             return _nothing
         info = self._models.known(call.model, call.version)
         if info is None:
-            return self._submit_unknown(call, done)
+            return self._submit_unknown(call, done, send)
+        key = None if send else sequence_of(call, info)
+        if key is not None:
+            return self._sequences.submit(key, len(call.raw), partial(self._begin, call), done)
+        return self._begin(call, done, send)
+
+    def _begin(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
+        """To the driver. What was known may be void since the call came."""
+        info = self._models.known(call.model, call.version)
+        if info is None:
+            return self._submit_unknown(call, done, send)
         try:
-            return self._driver.submit(self._job(call, info), done)
+            return self._driver.submit(self._job(call, info, send), done)
         except TritonschedError as error:
             done(error)
             return _nothing
@@ -135,7 +158,32 @@ class Proxy:
         info = self._models.known(call.model, call.version)
         if info is None:
             return await self._infer_unknown(call)
-        return await self._driver.infer(self._job(call, info))
+        return await self._infer_known(call, info)
+
+    async def _infer_known(self, call: InferCall, info: ModelInfo) -> Answer:
+        key = sequence_of(call, info)
+        if key is None:
+            return await self._driver.infer(self._job(call, info))
+        begin = partial(self._begin, call)
+        return await answered(partial(self._sequences.submit, key, len(call.raw), begin))
+
+    def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
+        """A stream is open until what this returns is called; `close`: the sidecar drains."""
+        stream = object()
+        self._streams[stream] = close
+        self._held.take(0)
+
+        def closed() -> None:
+            if self._streams.pop(stream, None) is not None:
+                self._held.give_back(0)
+
+        return closed
+
+    def drain(self) -> None:
+        """Refuse what is new; streams take no more messages and end when they are answered."""
+        self.is_draining = True
+        for close in tuple(self._streams.values()):
+            close()
 
     async def drained(self) -> None:
         """Wait until no accepted call is unanswered."""
@@ -160,31 +208,33 @@ class Proxy:
             return MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
         return None
 
-    def _job(self, call: InferCall, info: ModelInfo) -> Job:
+    def _job(self, call: InferCall, info: ModelInfo, send: Send | None = None) -> Job:
         """Raises BadDeadline or UnknownClass."""
         lone, signature = self._judged(call, info)
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        return Job(call, info, request, lone=lone, clipped=clipped)
+        return Job(call, info, request, lone=lone, clipped=clipped, send=send)
 
-    def _submit_unknown(self, call: InferCall, done: Done) -> Cancel:
-        task = asyncio.get_running_loop().create_task(_told(self._infer_unknown(call), done))
+    def _submit_unknown(self, call: InferCall, done: Done, send: Send | None) -> Cancel:
+        task = asyncio.get_running_loop().create_task(_told(self._infer_unknown(call, send), done))
         self._unknown.add(task)
         task.add_done_callback(self._unknown.discard)
         return task.cancel
 
-    async def _infer_unknown(self, call: InferCall) -> Answer:
+    async def _infer_unknown(self, call: InferCall, send: Send | None = None) -> Answer:
         """A model that we have to ask Triton about; if it does not serve it, it says so itself."""
         size = len(call.raw)
         self._held.take(size)
         try:
             info = await self._ask(call)
             if info is None:
-                return await self._backend.forward(call)
+                return await (self._backend.forward(call) if send is None else send(0))
         finally:
             self._held.give_back(size)
-        return await self._driver.infer(self._job(call, info))
+        if send is not None:
+            return await self._driver.infer(self._job(call, info, send))
+        return await self._infer_known(call, info)
 
     def _judged(self, call: InferCall, info: ModelInfo) -> tuple[str, int]:
         """Why it goes alone, or its signature; remembered for calls that differ in data alone."""
@@ -201,10 +251,17 @@ class Proxy:
 
     async def _ask(self, call: InferCall) -> ModelInfo | None:
         try:
-            return await self._models.ask(call.model, call.version)
+            info = await self._models.ask(call.model, call.version)
         except TritonUnavailable:
             self._lost()
             raise
+        if info is None and not self._models.serves(call.model):
+            self._driver.drop_model(call.model)
+        return info
+
+    def _is_current(self, info: ModelInfo) -> bool:
+        known = self._models.known(info.name, info.version)
+        return known is info or known == info
 
     def _announce(self, info: ModelInfo) -> None:
         self._judgements.clear()

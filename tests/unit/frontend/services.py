@@ -1,7 +1,7 @@
 """The sidecar as the front ends know it, played by a test."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tritonsched.errors import TritonschedError
@@ -14,6 +14,7 @@ from tritonsched.tensors import (
     HttpReply,
     InferCall,
     MergedReply,
+    Send,
     Tensor,
 )
 
@@ -31,25 +32,42 @@ def merged(*, explain: Explain | None = None) -> MergedReply:
 
 
 class Service:
-    """An InferService. calls: what came; said: each invalidation, and what a test adds."""
+    """An InferService. calls: what came; said: each invalidation, and what a test adds. closes: of
+    the streams that are open.
+    """
 
     def __init__(self, answer: Callable[[InferCall], Awaitable[Answer]] | None = None) -> None:
         self.calls: list[InferCall] = []
         self.said: list[str] = []
         self.ready = True
+        self.closes: dict[object, Callable[[], None]] = {}
         self._answer = answer
 
     @property
     def is_ready(self) -> bool:
         return self.ready
 
-    def submit(self, call: InferCall, done: Done) -> Cancel:
-        task = asyncio.ensure_future(self._told(call, done))
+    def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
+        """A call with `send` is sent at once unless the test has an answer for it."""
+        if send is not None:
+            self.calls.append(call)
+        doing = self.infer(call) if send is None else self._sent(call, send)
+        task = asyncio.ensure_future(self._told(doing, done))
         return task.cancel
 
-    async def _told(self, call: InferCall, done: Done) -> None:
+    async def _sent(self, call: InferCall, send: Send) -> Answer:
+        if self._answer is not None:
+            await self._answer(call)
+        return await asyncio.shield(asyncio.ensure_future(send(0)))  # the driver's own: it goes on
+
+    def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
+        key = object()
+        self.closes[key] = close
+        return lambda: self.closes.pop(key, None)
+
+    async def _told(self, doing: Coroutine[Any, Any, Answer], done: Done) -> None:
         try:
-            done(await self.infer(call))
+            done(await doing)
         except TritonschedError as error:
             done(error)
         except Exception as error:

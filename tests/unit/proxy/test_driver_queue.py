@@ -15,7 +15,8 @@ from tritonsched.core.request import RejectReason
 from tritonsched.core.scheduler import AWAY_RETRY_NS, Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
-from tritonsched.proxy.driver import Driver, Job, refusal_error
+from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.tensors import BatchCall, GrpcReply, Tensor
 

@@ -1,0 +1,123 @@
+"""Work that is never merged but has an order or many answers: sequences, streams, decoupled models.
+
+Rule: order is kept, bytes are not touched, and each call still waits for its turn on the device.
+
+- A unary call of a sequence is let in when the one before it is answered: Triton orders calls as
+  they arrive, and two of them may overtake each other on their way there.
+- A message of a stream has its device until its first answer, but not for ever: a decoupled model
+  may answer never, and a client may not read. Bounding it by the expected time itself would teach
+  only the quick half of the answers, so the bound is HOLD_FACTOR times that (DESIGN.md 16).
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+
+from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.errors import QueueFull, TritonschedError
+from tritonsched.proxy.held import Held
+from tritonsched.tensors import Answer, Cancel, Done, InferCall
+
+HOLD_FACTOR = 4  # of the expected time; what takes longer is a decoupled model that goes on alone
+HOLD_NS_MIN = 10_000_000  # jitter of a host must not end a hold of a model of a millisecond
+HOLD_NS_UNPROVEN = 1_000_000_000  # while nothing is expected yet
+WAITING_MAX = 1024  # calls of one sequence that wait for the one before them
+WAITING_RETRY_NS = 100_000_000
+
+Begin = Callable[[Done], Cancel]
+
+
+def hold_ns(expected_ns: int) -> int:
+    """For how long a message of a stream may have its device without an answer."""
+    return max(HOLD_NS_MIN, HOLD_FACTOR * expected_ns) if expected_ns else HOLD_NS_UNPROVEN
+
+
+async def hold(answered: asyncio.Future[bool], expected_ns: int) -> bool | None:
+    """Wait for the first answer within the bound: whether it was one, None if none came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(hold_ns(expected_ns) / 1e9):
+            return await asyncio.shield(answered)
+    return None
+
+
+def sequence_of(call: InferCall, info: ModelInfo) -> Hashable | None:
+    """What the call must keep its place in; None if it is free.
+
+    An id that could not be read (`call.lone_reason`) stands in one line with all the like.
+    """
+    if not call.parameters and info.lone_reason != "sequence":
+        return None
+    number = call.parameters.get("sequence_id")
+    if number or info.lone_reason == "sequence":
+        return (call.model, type(number).__name__, number)
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A call of a sequence. begin: lets it in. cancel: once it is in. is_over: it has ended."""
+
+    begin: Begin
+    done: Done
+    size: int
+    cancel: Cancel | None = None
+    is_over: bool = False
+
+
+class Sequences:
+    """The lines of calls, one a sequence that has a call running. held: counts who waits."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._lines: dict[Hashable, deque[_Turn]] = {}
+
+    def submit(self, key: Hashable, size: int, begin: Begin, done: Done) -> Cancel:
+        """Let a call of `size` bytes in when it is its turn. QueueFull if too many wait."""
+        turn = _Turn(begin, done, size)
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = deque()
+            self._begin(key, turn)
+        elif len(line) >= WAITING_MAX:
+            turn.is_over = True
+            text = f"{WAITING_MAX} calls of one sequence wait; try again later"
+            done(QueueFull(text, retry_after_ns=WAITING_RETRY_NS))
+        else:
+            self._held.take(size)
+            line.append(turn)
+        return partial(self._cancel, key, turn)
+
+    def _begin(self, key: Hashable, turn: _Turn) -> None:
+        turn.cancel = turn.begin(partial(self._ended, key, turn))
+
+    def _ended(self, key: Hashable, turn: _Turn, outcome: Answer | TritonschedError) -> None:
+        turn.is_over = True
+        self._next_soon(key)
+        turn.done(outcome)
+
+    def _cancel(self, key: Hashable, turn: _Turn) -> None:
+        if turn.is_over:
+            return
+        turn.is_over = True
+        if turn.cancel is None:
+            self._lines[key].remove(turn)
+            self._held.give_back(turn.size)
+        else:
+            turn.cancel()
+            self._next_soon(key)
+
+    def _next_soon(self, key: Hashable) -> None:
+        """In a loop turn of its own: a thousand that are refused at once are no recursion."""
+        asyncio.get_running_loop().call_soon(self._next, key)
+
+    def _next(self, key: Hashable) -> None:
+        line = self._lines[key]
+        if not line:
+            del self._lines[key]
+            return
+        turn = line.popleft()
+        self._begin(key, turn)
+        self._held.give_back(turn.size)
