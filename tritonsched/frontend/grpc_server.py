@@ -57,7 +57,7 @@ class GrpcServer:
         request_bytes_max: int,
     ) -> None:
         self._methods = GrpcMethods(service, upstream)
-        self._streams = Streams(upstream)
+        self._streams = Streams(service, upstream)
         self._host = host
         self._wanted_port = port
         self.port = 0

@@ -1,25 +1,42 @@
-"""One ModelStreamInfer: both directions as they come, order, half-close and metadata kept.
+"""One ModelStreamInfer: bytes, order, half-close and metadata kept, each message in its turn.
 
-Rule: a client that leaves half-closes; Triton then finishes within a bound, because a cancelled
-stream can crash it (server issues 7368, 8034). Nothing here knows which library speaks HTTP/2.
+    client ─▶ feed ─▶ the scheduler's turn ─▶ Triton ─▶ pump ─▶ run ─▶ client
+
+Rule: a message is let on only when the one before it was, so Triton sees the client's order. What
+the sidecar refuses is said as Triton says errors in a stream (`error_message` and the id), after
+the answers that it still owes to messages before it. Bounds: one message a stream waits, READ_MAX
+answers are read ahead of the client; whoever reads slowly is waited for, on both sides.
+
+A client that leaves half-closes; Triton then finishes within a bound, because a cancelled stream
+can crash it (server issues 7368, 8034). Nothing here knows which library speaks HTTP/2 to clients.
 """
 
 import asyncio
-import contextlib
+import time
+from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
-from tritonsched.errors import TritonUnavailable
-from tritonsched.frontend.status import grpc_status
-from tritonsched.tensors import GrpcReply
+from tritonsched.errors import Draining, TritonschedError, TritonUnavailable
+from tritonsched.frontend.grpc_codec import decode
+from tritonsched.frontend.grpc_methods import error_reply
+from tritonsched.frontend.service import InferService
+from tritonsched.proxy.streaming import hold
+from tritonsched.tensors import Answer, GrpcReply, InferCall
 
 STREAM_DRAIN_S = 30.0  # for Triton to finish a stream whose client has left
+READ_MAX = 2  # answers that were read and that the client has not taken
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
+_STRICT = ("triton_grpc_error", "true")  # metadata: an error ends the stream with its status
+_DRAINED = "the sidecar is shutting down; use another instance"
 
 
 class StreamClient(Protocol):
@@ -38,7 +55,8 @@ class StreamClient(Protocol):
 class Streams:
     """The streams that are open, and those that are finished without their clients."""
 
-    def __init__(self, upstream: GrpcCalls) -> None:
+    def __init__(self, service: InferService, upstream: GrpcCalls) -> None:
+        self._service = service
         self._upstream = upstream
         self._drains: set[asyncio.Task[None]] = set()
 
@@ -47,26 +65,15 @@ class Streams:
 
         metadata: the client's, as it came. Cancelled if the client leaves.
         """
-        call = self._upstream.stream(
-            f"{SERVICE}ModelStreamInfer", client.messages(), end_to_end(metadata)
-        )
-        # Each read is a task of its own: a read that is cancelled cancels the call, and a client
-        # that leaves cancels this.
-        reading: asyncio.Task[Any] = asyncio.ensure_future(call.read())
-        begun = False
+        stream = _Stream(self._service, self._upstream, client, end_to_end(metadata))
+        closed = self._service.open_stream(stream.close)
         try:
-            while (message := await asyncio.shield(reading)) is not _EOF:
-                if not begun:
-                    begun = True
-                    await client.begin(end_to_end(await call.initial_metadata()))
-                await client.send(message)
-                reading = asyncio.ensure_future(call.read())
-            return GrpcReply("OK", "", b"", (), end_to_end(await call.trailing_metadata()))
-        except grpc.aio.AioRpcError as error:
-            return self._status(error)
+            return await stream.run()
         finally:
-            if not call.done():
-                task = asyncio.ensure_future(_drain(call, reading))
+            closed()
+            stream.leave()
+            if not stream.pumping.done():
+                task = asyncio.ensure_future(_finished(stream.pumping))
                 self._drains.add(task)
                 task.add_done_callback(self._drains.discard)
 
@@ -75,18 +82,231 @@ class Streams:
         for task in self._drains:
             task.cancel()
 
+
+async def _finished(pumping: "asyncio.Task[None]") -> None:
+    """Let Triton finish within the bound."""
+    await asyncio.wait({pumping}, timeout=STREAM_DRAIN_S)
+    pumping.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    """A message that went to Triton and is not answered, or a refusal that waits behind such.
+
+    answered: whether its first answer was one (not an error).
+    """
+
+    id: str
+    answered: asyncio.Future[bool]
+    refusal: bytes = b""
+
+
+class _Stream:
+    """One stream. `run` is the client's task and ends with it; `pumping` lives until Triton ends
+    the stream.
+    """
+
+    def __init__(
+        self, service: InferService, upstream: GrpcCalls, client: StreamClient, metadata: Metadata
+    ) -> None:
+        self._service = service
+        self._upstream = upstream
+        self._client = client
+        self._metadata = metadata
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: asyncio.Queue[tuple[bytes, asyncio.Future[bool]] | None] = asyncio.Queue()
+        self._incoming: asyncio.Queue[bytes | Metadata | GrpcReply] = asyncio.Queue()
+        self._taken = asyncio.Event()
+        self._order: deque[_Message] = deque()
+        self._is_reading = False  # the client's next message
+        self._is_closing = False  # the sidecar drains
+        self._is_half_closed = False  # by the client
+        self._is_over = False  # Triton takes no more
+        self._has_left = False
+        self._call = upstream.stream(f"{SERVICE}ModelStreamInfer", self._written(), metadata)
+        self.pumping = self._loop.create_task(self._pump())
+        self._feeding = self._loop.create_task(self._feed())
+
+    async def run(self) -> GrpcReply:
+        """Give the client what there is for it, at its speed; returns the stream's status."""
+        while True:
+            item = await self._incoming.get()
+            self._taken.set()
+            if isinstance(item, bytes):
+                await self._client.send(item)
+            elif isinstance(item, GrpcReply):
+                return self._ending(item)
+            else:
+                await self._client.begin(item)
+
+    def close(self) -> None:
+        """Take no more messages; end when all are answered."""
+        self._is_closing = True
+        if self._is_reading:
+            self._feeding.cancel()
+
+    def leave(self) -> None:
+        """The client is not there any more, or has its status."""
+        self._has_left = True
+        self._feeding.cancel()
+        self._taken.set()
+
+    def _ending(self, reply: GrpcReply) -> GrpcReply:
+        if reply.code == "OK" and self._is_closing and not self._is_half_closed:
+            return error_reply(Draining(_DRAINED, retry_after_ns=1_000_000_000))
+        return reply
+
+    # -- client to Triton ---------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        try:
+            messages = aiter(self._client.messages())
+            while not self._is_closing:
+                self._is_reading = True
+                message = await anext(messages, None)
+                self._is_reading = False
+                if message is None:
+                    self._is_half_closed = not self._is_closing
+                    break
+                await self._turn(message)
+        finally:
+            self._outgoing.put_nowait(None)
+
+    async def _turn(self, message: bytes) -> None:
+        """Returns when the message has gone on or is refused."""
+        call = decode(message, self._metadata, received_ns=time.monotonic_ns(), remaining_ns=None)
+        if call.lone_reason == "undecodable":
+            await self._write(message)  # Triton ends the stream
+            return
+        call.lone_reason = call.lone_reason or "stream"
+        gone = self._loop.create_future()
+
+        async def send(expected_ns: int) -> GrpcReply:
+            sent = _Message(call.id, self._loop.create_future())
+            self._order.append(sent)
+            is_written = await self._write(message)
+            _settle(gone, value=True)
+            is_ok = await hold(sent.answered, expected_ns) if is_written else False
+            if is_ok is None:  # it goes on without its device
+                self._forget(sent)
+                is_ok = not self._is_full
+            return GrpcReply("OK" if is_ok else "INTERNAL", "", b"")
+
+        def done(outcome: Answer | TritonschedError) -> None:
+            if isinstance(outcome, TritonschedError) and not gone.done():
+                self._refuse(call, outcome)
+            _settle(gone, value=True)
+
+        cancel = self._service.submit(call, done, send)
+        try:
+            await gone
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        await self._room()
+
+    async def _write(self, message: bytes) -> bool:
+        """Whether Triton has taken it."""
+        if self._is_over or self._has_left:
+            return False
+        written = self._loop.create_future()
+        self._outgoing.put_nowait((message, written))
+        return bool(await written)
+
+    async def _written(self) -> AsyncIterator[bytes]:
+        """What goes to Triton; asked for the next, the one before is written."""
+        while (item := await self._outgoing.get()) is not None:
+            message, written = item
+            try:
+                yield message
+            finally:
+                _settle(written, value=not self._is_over)
+
+    def _refuse(self, call: InferCall, error: TritonschedError) -> None:
+        if _STRICT in self._metadata:
+            self._incoming.put_nowait(error_reply(error))
+            return
+        refusal = pb.ModelStreamInferResponse(error_message=str(error))
+        refusal.infer_response.id = call.id
+        waiting = _Message(call.id, self._loop.create_future(), refusal.SerializeToString())
+        self._order.append(waiting)
+        self._emit()
+
+    # -- Triton to client ---------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        try:
+            status = await self._read()
+        except grpc.aio.AioRpcError as error:
+            status = self._status(error)
+        finally:
+            self._end()
+        self._incoming.put_nowait(status)
+
+    async def _read(self) -> GrpcReply:
+        """Read to the end. Raises AioRpcError."""
+        if initial := end_to_end(await self._call.initial_metadata()):
+            self._incoming.put_nowait(initial)
+        while (message := await self._call.read()) is not _EOF:
+            self._incoming.put_nowait(message)
+            self._note(message)
+            await self._room()
+        return GrpcReply("OK", "", b"", (), end_to_end(await self._call.trailing_metadata()))
+
     def _status(self, error: grpc.aio.AioRpcError) -> GrpcReply:
         """The status of a stream that failed: Triton's own, or ours if it went away."""
         try:
             return self._upstream.error_reply(error)
         except TritonUnavailable as away:
-            code, details, trailers = grpc_status(away)
-            return GrpcReply(code.name, details, b"", (), trailers)
+            return error_reply(away)
+
+    def _note(self, message: bytes) -> None:
+        """The first answer to one that waits frees its device."""
+        try:
+            answer = pb.ModelStreamInferResponse.FromString(message)
+        except DecodeError:
+            return  # the client's to judge
+        for sent in self._order:
+            if not sent.refusal and sent.id == answer.infer_response.id:
+                _settle(sent.answered, value=not answer.error_message)
+                self._forget(sent)
+                return
+
+    def _forget(self, sent: _Message) -> None:
+        if sent in self._order:
+            self._order.remove(sent)
+            self._emit()
+
+    def _emit(self) -> None:
+        """Refusals that stand behind no one."""
+        while self._order and self._order[0].refusal:
+            self._incoming.put_nowait(self._order.popleft().refusal)
+
+    def _end(self) -> None:
+        """Nobody answers any more: nothing holds a device, nothing waits to be written."""
+        self._is_over = True
+        while not self._outgoing.empty():
+            if (item := self._outgoing.get_nowait()) is not None:
+                _settle(item[1], value=False)
+        for sent in self._order:
+            _settle(sent.answered, value=False)
+            if sent.refusal:
+                self._incoming.put_nowait(sent.refusal)
+        self._order.clear()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._incoming.qsize() >= READ_MAX
+
+    async def _room(self) -> None:
+        """Wait for the client to take what there is; one that has left takes everything."""
+        while self._is_full and not self._has_left:
+            self._taken.clear()
+            await self._taken.wait()
+        while self._has_left and not self._incoming.empty():
+            self._incoming.get_nowait()
 
 
-async def _drain(call: Any, reading: asyncio.Task[Any]) -> None:
-    """Let Triton finish within the bound."""
-    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
-        async with asyncio.timeout(STREAM_DRAIN_S):
-            while await reading is not _EOF:
-                reading = asyncio.ensure_future(call.read())
+def _settle(future: "asyncio.Future[bool]", *, value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

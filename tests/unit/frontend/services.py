@@ -63,7 +63,11 @@ class Service:
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         key = object()
         self.closes[key] = close
-        return lambda: self.closes.pop(key, None)
+
+        def closed() -> None:
+            self.closes.pop(key, None)
+
+        return closed
 
     async def _told(self, doing: Coroutine[Any, Any, Answer], done: Done) -> None:
         try:
