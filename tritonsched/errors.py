@@ -128,6 +128,12 @@ class MalformedAnswer(BackendError):
     reason = "backend-malformed"
 
 
+class RegionFault(BackendError):
+    """A client's shared-memory region is not what it was when it was registered, or too small."""
+
+    reason = "region-fault"
+
+
 class ConfigError(TritonschedError):
     """A policy file or an option that cannot be used; the text holds one `file:line:col: …` a
     fault.
