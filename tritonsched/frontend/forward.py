@@ -12,12 +12,15 @@ from tritonsched.tensors import Buffer, HttpReply
 
 _REPOSITORY = re.compile(r"^/v2/repository/(?:[^/]+/)?models/([^/?]+)/(?:load|unload)(?:\?.*)?$")
 _READY = re.compile(r"^/v2/health/ready(?:\?.*)?$")
-_STREAM = re.compile(r"^/v2/models/[^/?]+(?:/versions/[0-9]+)?/generate(?:_stream)?(?:\?.*)?$")
+_GENERATE = re.compile(
+    r"^/v2/models/([^/?]+)(?:/versions/([0-9]+))?/generate(?:_stream)?(?:\?.*)?$"
+)
 
 
-def is_stream(raw_path: str) -> bool:
-    """An answer that comes in pieces and must be passed on as it comes."""
-    return _STREAM.match(raw_path) is not None
+def generates(raw_path: str) -> tuple[str, str] | None:
+    """Model and version of a path whose answer comes in pieces and is passed on as it comes."""
+    match = _GENERATE.match(raw_path)
+    return None if match is None else (match.group(1), match.group(2) or "")
 
 
 async def forward_http(

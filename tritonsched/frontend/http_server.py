@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import StartupError, TritonschedError
-from tritonsched.frontend.forward import forward_http, is_stream
+from tritonsched.frontend.forward import forward_http, generates
+from tritonsched.frontend.generate import Generation, generate_call
 from tritonsched.frontend.http_codec import decode, encode
 from tritonsched.frontend.http_protocol import (
     Connections,
@@ -131,8 +132,8 @@ class HttpServer:
         if request.method == "HEAD":  # Triton answers HEAD with a body, which no client can parse
             return replace(_METHOD_NOT_ALLOWED, body=b"")
         raw_path = _raw_path(request.target)
-        if request.method == "POST" and is_stream(raw_path):
-            return await self._stream(request, raw_path)
+        if request.method == "POST" and (model := generates(raw_path)) is not None:
+            return await self._stream(request, raw_path, generate_call(request, raw_path, *model))
         return await forward_http(
             self._service,
             self._upstream,
@@ -142,13 +143,12 @@ class HttpServer:
             body=request.body,
         )
 
-    async def _stream(self, request: HttpRequest, raw_path: str) -> Reply:
+    async def _stream(self, request: HttpRequest, raw_path: str, call: InferCall) -> Reply:
         """Pass an answer on as it comes, at the client's speed; one of known length whole."""
-        stack = contextlib.AsyncExitStack()
-        reply = await stack.enter_async_context(
-            self._upstream.stream(request.method, raw_path, request.headers, request.body)
-        )
-
+        generation = Generation(self._upstream, request, raw_path)
+        reply = await generation.open(self._service, call)
+        stack = generation.stack
+        stack.callback(self._service.open_stream(_nothing))
         if reply.length is not None:
             async with stack:
                 body = b"".join([chunk async for chunk in reply.chunks])
@@ -156,10 +156,17 @@ class HttpServer:
 
         async def chunks() -> AsyncGenerator[bytes]:
             async with stack:
+                yield b""  # begun: closed now, it closes the stack
                 async for chunk in reply.chunks:
                     yield chunk
 
-        return StreamReply(reply.status, reply.reason, reply.headers, chunks())
+        begun = chunks()
+        await anext(begun)
+        return StreamReply(reply.status, reply.reason, reply.headers, begun)
+
+
+def _nothing() -> None:
+    """A stream of one request takes no more of them: there is nothing to close."""
 
 
 def _raw_path(target: str) -> str:
