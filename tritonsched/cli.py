@@ -16,7 +16,8 @@ from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
-from tritonsched.serve import ServeOptions, run_serve
+from tritonsched.serve import GrpcFrontend, ServeOptions, run_serve
+from tritonsched.sim.command import simulate
 
 app = typer.Typer(
     name="tritonsched",
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("bench")(bench)
+app.command("simulate")(simulate)
 _stderr = Console(stderr=True, highlight=False)
 
 
@@ -63,6 +65,13 @@ TransportOption = Annotated[
     str | None,
     typer.Option(envvar=_env("TRANSPORT"), help="auto, system or inline; over the policy file's."),
 ]
+GrpcFrontendOption = Annotated[
+    GrpcFrontend,
+    typer.Option(
+        envvar=_env("GRPC_FRONTEND"),
+        help="What speaks gRPC with clients: libnghttp2 in the event loop, or gRPC's own library.",
+    ),
+]
 RepositoryOption = Annotated[
     Path, typer.Option(envvar=_env("REPOSITORY"), help="Model repository of the embedded Triton.")
 ]
@@ -91,6 +100,7 @@ def serve(
     policy: PolicyOption = None,
     rule: RuleOption = None,
     transport: TransportOption = None,
+    grpc_frontend: GrpcFrontendOption = GrpcFrontend.NGH2,
     repository: RepositoryOption = Path("model_repository"),
     triton_env: TritonEnvOption = Path(".venv-triton"),
     run_dir: RunDirOption = Path(".run"),
@@ -113,6 +123,7 @@ def serve(
                 triton_env=triton_env,
                 run_dir=run_dir,
                 drain_s=drain_s,
+                grpc_frontend=grpc_frontend,
             )
         )
     except (ConfigError, StartupError) as error:

@@ -9,6 +9,7 @@ Source: RFC 9113.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -58,6 +59,7 @@ class Http2Protocol(asyncio.Protocol):
         }
         self._engine = ngh2.Connection(role, config)
         self._transport: asyncio.Transport | None = None
+        self._is_flush_due = False
         self.gone = asyncio.Event()
 
     # -- asyncio.Protocol -----------------------------------------------------------------------
@@ -66,7 +68,7 @@ class Http2Protocol(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
         self._engine.initiate_connection(self._settings)
         self._engine.set_local_window_size(WINDOW_BYTES)
-        self._flush()
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -77,12 +79,12 @@ class Http2Protocol(asyncio.Protocol):
         try:
             self._engine.receive_data(data)
         except ngh2.NGH2Error as error:
-            self._flush()  # it has a GOAWAY to say
+            self.flush()  # it has a GOAWAY to say
             self.abort(error)
             return
         for happened in self._engine.events():
             self._hear(happened)
-        self._flush()
+        self.flush()
 
     def pause_writing(self) -> None:
         """Who does not read is not read from."""
@@ -141,15 +143,49 @@ class Http2Protocol(asyncio.Protocol):
             self._engine.send_data(stream_id, body, end_stream=True)
         except ngh2.NGH2Error as error:
             raise NoStream(str(error)) from error
-        self._flush()
+        self.flush()
         return stream_id
+
+    def respond(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
+        """Queue an answer's headers; nothing if the stream is gone."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_response(stream_id, headers, end_stream=end)
+
+    def body(self, stream_id: int, data: bytes) -> None:
+        """Queue a piece of its body."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_data(stream_id, data)
+
+    def end(self, stream_id: int, trailers: Headers) -> None:
+        """Queue its trailers, the last of it."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_trailers(stream_id, trailers)
+
+    def say_goodbye(self) -> None:
+        """Take no new streams; those that run go on."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_goaway(NO_ERROR)
+        self.flush()
+
+    def close(self) -> None:
+        """Close when what is written is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def flush_soon(self) -> None:
+        """Write what is queued at the end of this turn."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now; what is unsent may be lost."""
         if self._transport is not None:
             self._transport.close() if error is not None else self._transport.abort()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued."""
+        self._is_flush_due = False
         if self._transport is not None:
             data = self._engine.data_to_send()
             if data:

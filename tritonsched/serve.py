@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.frontend.admin_server import TRITON_METRICS_BYTES_MAX, AdminServer
+from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
 from tritonsched.metrics import Metrics
@@ -53,6 +55,13 @@ RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
 
 
+class GrpcFrontend(StrEnum):
+    """What speaks gRPC with clients."""
+
+    NGH2 = "ngh2"
+    GRPCIO = "grpcio"
+
+
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither."""
@@ -69,6 +78,7 @@ class ServeOptions:
     triton_env: Path
     run_dir: Path
     drain_s: float
+    grpc_frontend: GrpcFrontend = GrpcFrontend.NGH2
 
 
 def run_serve(options: ServeOptions) -> None:
@@ -198,7 +208,7 @@ class Sidecar:
             make_timer=lambda fired: TimerFd(loop, fired),
             on_reply=self._replied,
             on_send=self._lags.send.observe,
-            on_lost=self._triton_lost,
+            on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
             on_taken_apart=self._taken_apart,
         )
         self._stack.callback(self.driver.close)
@@ -233,7 +243,8 @@ class Sidecar:
             port=options.http_port,
             request_bytes_max=limit,
         )
-        self.grpc_server = GrpcServer(
+        ngh2 = options.grpc_frontend is GrpcFrontend.NGH2
+        self.grpc_server: H2GrpcServer | GrpcServer = (H2GrpcServer if ngh2 else GrpcServer)(
             self.proxy,
             self._grpc,
             host=options.host,
@@ -277,9 +288,6 @@ class Sidecar:
         if model not in self._told_apart:  # once a model: the metric has the rest
             self._told_apart.add(model)
             self._say(f"model '{model}': a merged batch failed and is sent one by one: {error}")
-
-    def _triton_lost(self) -> None:
-        self.health.lost()
 
     async def _supervise(self, embedded: EmbeddedTriton) -> None:
         """Start the embedded Triton again, on the same ports, when it dies by itself."""

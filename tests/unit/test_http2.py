@@ -61,23 +61,23 @@ class Peer:
 
     def respond(self, stream_id: int, headers: Headers) -> None:
         self._there._engine.send_response(stream_id, headers)
-        self._there._flush()
+        self._there.flush()
 
     def data(self, stream_id: int, data: bytes) -> None:
         self._there._engine.send_data(stream_id, data)
-        self._there._flush()
+        self._there.flush()
 
     def trailers(self, stream_id: int, headers: Headers) -> None:
         self._there._engine.send_trailers(stream_id, headers)
-        self._there._flush()
+        self._there.flush()
 
     def reset(self, stream_id: int, code: int) -> None:
         self._there._engine.reset_stream(stream_id, code)
-        self._there._flush()
+        self._there.flush()
 
     def go_away(self, last_stream_id: int) -> None:
         self._there._engine.send_goaway(last_stream_id=last_stream_id)
-        self._there._flush()
+        self._there.flush()
 
     def lose(self) -> None:
         for connection in self.all:

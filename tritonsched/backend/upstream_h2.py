@@ -14,7 +14,7 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
 
@@ -39,13 +39,16 @@ from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
 
 STREAMS_MAX = 1024  # calls in flight at once until Triton says how many it takes
 DIAL_S = 5.0  # a connection that takes longer is taken for refused
+_PROTOCOL_ERROR = 1
 _PREFIX_BYTES = 5  # of a gRPC message: compressed or not, length
 _OK = b"0"
+CODE_NUMBERS = {code.name: str(code.value[0]).encode() for code in grpc.StatusCode}
 _CODES = {str(code.value[0]).encode(): code.name for code in grpc.StatusCode}
 _HTTP_CODES = {
     400: "INTERNAL", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "UNIMPLEMENTED",
     429: "UNAVAILABLE", 502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "UNAVAILABLE",
 }  # fmt: skip
+_UNESCAPED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _UNKNOWN = "UNKNOWN"
 
 
@@ -97,6 +100,8 @@ class _Connection(Http2Protocol):
             return
         if code == REFUSED_STREAM:
             self._upstream.refused(call)
+        elif code == _PROTOCOL_ERROR:
+            self._upstream.unreadable(call)
         else:
             text = f"Received RST_STREAM with error code {code}"
             call.done(GrpcReply("INTERNAL" if code == NO_ERROR else _UNKNOWN, text, b""))
@@ -216,6 +221,14 @@ class H2Upstream:
         call.data, call.initial = [], ()
         asyncio.get_running_loop().call_soon(self._start, call)
 
+    def unreadable(self, call: _Call) -> None:
+        """Once more, over grpc.aio: nghttp2 refuses an answer whose words end in a space (RFC 9113
+        8.2.1), and many of Triton's errors do. Inference is taken as repeatable.
+        """
+        path = dict(call.headers)[b":path"].decode()
+        metadata = tuple(map(decode_header, call.headers[len(self._head(path, ())) :]))
+        self._streams.send(path, call.body[_PREFIX_BYTES:], call.done, metadata)
+
     def lost(self, connection: _Connection) -> None:
         if self._connection is connection:
             self._connection = None
@@ -293,6 +306,11 @@ def decode_header(pair: Header) -> tuple[str, str | bytes]:
         with contextlib.suppress(binascii.Error):
             return name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     return name, value.decode("latin-1")
+
+
+def escape(details: str) -> bytes:
+    """The words of a status as `grpc-message` has them: percent-encoded UTF-8."""
+    return quote_from_bytes(details.encode(errors="replace"), safe=_UNESCAPED).encode()
 
 
 def reply_of(initial: Headers, data: list[bytes], trailers: Headers) -> GrpcReply:

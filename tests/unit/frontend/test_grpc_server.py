@@ -17,6 +17,7 @@ from tests.unit.frontend.wires import HOST, Call, RawGrpc, unused_address
 from tests.unit.frontend.wires import serving as triton_serving
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream, end_to_end
 from tritonsched.errors import QueueFull, StartupError
+from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.tensors import Answer, GrpcReply, InferCall
 
@@ -45,7 +46,11 @@ class Setup:
     """A server on a free port, a client's channel to it, the service, the Triton behind."""
 
     def __init__(
-        self, server: GrpcServer, service: Service, triton: RawGrpc, channel: grpc.aio.Channel
+        self,
+        server: GrpcServer | H2GrpcServer,
+        service: Service,
+        triton: RawGrpc,
+        channel: grpc.aio.Channel,
     ) -> None:
         self.server = server
         self.service = service
@@ -66,6 +71,15 @@ class Setup:
         return caught.value
 
 
+KIND: list[type[GrpcServer] | type[H2GrpcServer]] = [GrpcServer]
+
+
+@pytest.fixture(autouse=True, params=[GrpcServer, H2GrpcServer])
+def _kind(request: pytest.FixtureRequest) -> None:
+    """Both implementations keep the same promises."""
+    KIND[0] = request.param
+
+
 @contextlib.asynccontextmanager
 async def serving(
     service: Service | None = None, triton: RawGrpc | None = None, address: str = ""
@@ -74,7 +88,7 @@ async def serving(
     async with triton_serving(triton or RawGrpc(echo, double)) as there:
         upstream = GrpcUpstream(address or there.address)
         await upstream.start()
-        server = GrpcServer(service, upstream, host=HOST, port=0, request_bytes_max=LIMIT)
+        server = KIND[0](service, upstream, host=HOST, port=0, request_bytes_max=LIMIT)
         await server.start()
         channel = grpc.aio.insecure_channel(f"{HOST}:{server.port}")
         try:
@@ -291,7 +305,7 @@ async def test_a_port_in_use_is_told_with_the_option_to_change() -> None:
     async with serving() as there:
         upstream = GrpcUpstream(there.triton.address)
         port = there.server.port
-        second = GrpcServer(Service(), upstream, host=HOST, port=port, request_bytes_max=1)
+        second = KIND[0](Service(), upstream, host=HOST, port=port, request_bytes_max=1)
         with pytest.raises(StartupError, match=f"{HOST}:{port}.*--grpc-port"):
             await second.start()
 

@@ -1,0 +1,200 @@
+"""The walk over ModelInfer messages: the same calls and answers as protobuf's, only cheaper."""
+
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.errors import ClientError, PayloadTooLarge
+from tritonsched.frontend import grpc_codec, grpc_wire
+from tritonsched.frontend.grpc_framing import (
+    Head,
+    end_of_first,
+    framed,
+    inflate,
+    message_of,
+    timeout_of,
+)
+from tritonsched.tensors import InferCall, MergedReply, Tensor
+
+NAMES = st.text(max_size=6)
+RAW = st.binary(max_size=300)
+METADATA = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                "x-request-deadline-ms",
+                "x-tritonsched-class",
+                "x-tritonsched-explain",
+                "endpoint-load-metrics-format",
+                "other",
+            ]
+        ),
+        st.sampled_from(["1", "gold", "text"]),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@st.composite
+def messages(draw: Any) -> bytes:
+    """Requests, plain ones and odd ones."""
+    request = pb.ModelInferRequest(
+        model_name=draw(NAMES), model_version=draw(st.sampled_from(["", "1"])), id=draw(NAMES)
+    )
+    for _ in range(draw(st.integers(0, 2))):
+        tensor = request.inputs.add(name=draw(NAMES), datatype="UINT8")
+        tensor.shape.extend(draw(st.lists(st.integers(0, 300), max_size=3)))
+        if draw(st.integers(0, 9)) == 0:
+            tensor.contents.int_contents.append(1)
+        if draw(st.integers(0, 9)) == 0:
+            tensor.parameters["shared_memory_region"].string_param = "r"
+    for _ in range(draw(st.integers(0, 2))):
+        request.outputs.add(name=draw(NAMES))
+    if draw(st.booleans()):
+        request.parameters["timeout"].int64_param = draw(st.integers(-1, 9))
+    raws = len(request.inputs) if draw(st.integers(0, 4)) else draw(st.integers(0, 3))
+    request.raw_input_contents.extend(draw(st.lists(RAW, min_size=raws, max_size=raws)))
+    made: bytes = request.SerializeToString()
+    return made
+
+
+def plain(call: InferCall) -> InferCall:
+    """Without what is the fast way's own."""
+    inputs = tuple(replace(tensor, data=bytes(tensor.data)) for tensor in call.inputs)
+    return replace(call, inputs=inputs, form=None, parameters=dict(call.parameters))
+
+
+@given(messages(), METADATA, st.none() | st.integers(0, 9))
+def test_a_message_is_the_same_call_either_way(
+    message: bytes, metadata: Any, remaining: int | None
+) -> None:
+    fast = grpc_wire.decode(message, metadata, received_ns=3, remaining_ns=remaining)
+    careful = grpc_codec.decode(message, metadata, received_ns=3, remaining_ns=remaining)
+    assert plain(fast) == plain(careful)
+
+
+@given(messages(), st.integers(0, 400), st.binary(max_size=3))
+def test_a_damaged_message_is_the_same_call_either_way(
+    message: bytes, where: int, what: bytes
+) -> None:
+    damaged = message[:where] + what + message[where + 1 :]
+    fast = grpc_wire.decode(damaged, (), received_ns=0, remaining_ns=None)
+    careful = grpc_codec.decode(damaged, (), received_ns=0, remaining_ns=None)
+    assert plain(fast) == plain(careful)
+
+
+def test_calls_that_differ_in_id_and_data_share_a_form_and_others_do_not() -> None:
+    """The form is what a judgement is remembered under, so it tells lengths apart, too."""
+    request = pb.ModelInferRequest(model_name="m", id="1")
+    request.inputs.add(name="IN", datatype="UINT8", shape=[1, 2])
+    forms = []
+    for call_id, raw in (("1", b"ab"), ("2", b"cd"), ("", b"ef"), ("1", b"abc")):
+        request.id = call_id
+        del request.raw_input_contents[:]
+        request.raw_input_contents.append(raw)
+        made = grpc_wire.decode(request.SerializeToString(), (), received_ns=0, remaining_ns=None)
+        assert (made.id, bytes(made.inputs[0].data)) == (call_id, raw)
+        forms.append(made.form)
+    assert forms[0] == forms[1] == forms[2]
+    assert forms[3] != forms[0]
+
+
+TENSORS = st.builds(
+    Tensor, NAMES, st.just("UINT8"), st.lists(st.integers(0, 300), max_size=3).map(tuple), RAW
+)
+
+
+@given(NAMES, NAMES, NAMES, st.lists(TENSORS, max_size=3).map(tuple))
+def test_an_answer_has_the_same_bytes_either_way(
+    model: str, version: str, call_id: str, outputs: tuple[Tensor, ...]
+) -> None:
+    call = grpc_codec.decode(b"", (), received_ns=0, remaining_ns=None)
+    call.id = call_id
+    reply = MergedReply(model, version, outputs)
+    for _ in range(2):  # made, and remembered
+        assert grpc_wire.encode(reply, call) == grpc_codec.encode(reply, call)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADS_MAX", "RESPONSE_HEADS_MAX"):
+        monkeypatch.setattr(grpc_wire, name, 4)
+    for number in range(20):
+        request = pb.ModelInferRequest(model_name=f"m{number}")
+        request.inputs.add(name="IN", datatype="UINT8", shape=[1])
+        request.raw_input_contents.append(b"a")
+        call = grpc_wire.decode(request.SerializeToString(), (), received_ns=0, remaining_ns=None)
+        grpc_wire.encode(MergedReply(call.model, "1", ()), call)
+        assert len(grpc_wire._heads) <= 4
+        assert len(grpc_wire._response_heads) <= 4
+    long = pb.ModelInferRequest(model_name="m" * 5000).SerializeToString()
+    assert grpc_wire.decode(long, (), received_ns=0, remaining_ns=None).form is None
+
+
+# -- framing ------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=50), st.binary(max_size=9))
+def test_a_framed_message_is_cut_out_again(message: bytes, more: bytes) -> None:
+    body = framed(message)
+    assert message_of(body, "identity", 100) == message
+    assert end_of_first(body + more) == len(body)
+    assert end_of_first(body[:-1]) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\0\0\0\0\1", b"\0\0\0\0\0x"])
+def test_a_body_that_is_not_one_message_is_refused(body: bytes) -> None:
+    with pytest.raises(ClientError, match="not one message"):
+        message_of(body, "identity", 100)
+
+
+def compressed(data: bytes, bits: int) -> bytes:
+    engine = zlib.compressobj(wbits=bits)
+    return engine.compress(data) + engine.flush()
+
+
+@pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15)])
+def test_a_compressed_message_is_inflated_within_its_bound(encoding: str, bits: int) -> None:
+    data = compressed(b"a" * 1000, bits)
+    body = b"\1" + framed(data)[1:]
+    assert message_of(body, encoding, 1000) == b"a" * 1000
+    with pytest.raises(PayloadTooLarge):
+        inflate(data, encoding, 999)
+    for damaged in (data[:-9], b"\0" + data):
+        with pytest.raises(ClientError):
+            inflate(damaged, encoding, 1000)
+
+
+def test_an_unknown_compression_is_named() -> None:
+    with pytest.raises(ClientError, match="'snappy' is unknown") as caught:
+        inflate(b"", "snappy", 9)
+    assert caught.value.grpc_code == "UNIMPLEMENTED"
+
+
+TIMEOUTS = {
+    b"1H": 3_600_000_000_000, b"2M": 120_000_000_000, b"3S": 3_000_000_000, b"4m": 4_000_000,
+    b"5u": 5_000, b"6n": 6, b"": None, b"S": None, b"1x": None, b"-1S": None, b"1.5S": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TIMEOUTS)
+def test_a_timeout_is_read_in_its_unit(value: bytes) -> None:
+    assert timeout_of(value) == TIMEOUTS[value]
+
+
+def test_a_head_tells_method_coding_and_what_goes_on() -> None:
+    head = Head(
+        (
+            (b":path", b"/s/M"),
+            (b"grpc-encoding", b"gzip"),
+            (b"te", b"trailers"),
+            (b"k", b"v"),
+            (b"k", b"w"),
+        )
+    )
+    assert (head.method, head.encoding) == ("/s/M", "gzip")
+    assert head.kept == (("k", "v"), ("k", "w"))
