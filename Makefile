@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test check format bench bench-overload clean
+.PHONY: install serve test check format bench bench-overload bench-frontend clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -37,6 +37,9 @@ bench: install
 
 bench-overload: install
 	$(RUN)/python -m tests.bench.overload $(ARGS)
+
+bench-frontend: install
+	$(RUN)/python -m tests.bench.frontend $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(TRITON_VENV) .tools .run
