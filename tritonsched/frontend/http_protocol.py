@@ -21,6 +21,7 @@ import httptools
 import structlog
 
 from tritonsched.errors import PayloadTooLarge
+from tritonsched.frontend.http_heads import Head, KnownHeads
 from tritonsched.frontend.http_message import Headers, encode_head, encode_reply, text_of
 from tritonsched.frontend.status import http_reply
 from tritonsched.tensors import Cancel, HttpReply
@@ -68,10 +69,11 @@ Handler = Callable[[HttpRequest, Callable[[Reply], None]], Cancel]
 
 
 class Connections:
-    """The connections that live. none_left: set while there is none."""
+    """The connections that live. none_left: set while there is none. heads: what they share."""
 
     def __init__(self) -> None:
         self._all: set[HttpProtocol] = set()
+        self.heads = KnownHeads()
         self.none_left = asyncio.Event()
         self.none_left.set()
 
@@ -114,6 +116,9 @@ class HttpProtocol(asyncio.Protocol):
         self._refusal: HttpReply | None = None
         self._owes_continue = False
         self.is_closing = False
+        self._is_between = True  # no request has been received in part
+        self._begins_here: bytes | None = None  # what was received, if a request begins with it
+        self._known: Head | None = None  # of a request that is received without the parser
         self._reset()
 
     def _reset(self) -> None:
@@ -143,6 +148,19 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self.is_closing:
             return
+        if self._known is not None:
+            self._receive(self._known, data)
+            return
+        if self._is_between:
+            self._known = self._connections.heads.read(data)
+            if self._known is not None:
+                self.on_message_begin()
+                self._receive(self._known, data[self._known.size_bytes :])
+                return
+            self._begins_here = data
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except PayloadTooLarge as error:
@@ -155,6 +173,18 @@ class HttpProtocol(asyncio.Protocol):
                 self._refuse(http_reply(cause))
             else:
                 self._refuse(HttpReply(400, "Bad Request", (), b""))
+
+    def _receive(self, head: Head, data: bytes) -> None:
+        """A piece of the body of a request whose head is known, and what comes after."""
+        missing = head.body_bytes - self._body_bytes
+        rest = data[missing:]
+        self._chunks.append(data[:missing] if rest else data)
+        self._body_bytes += len(self._chunks[-1])
+        if self._body_bytes == head.body_bytes:
+            self._known = None
+            self._accept("POST", head.target, head.headers, keep_alive=True, version="1.1")
+        if rest:
+            self.data_received(rest)
 
     def _read_on(self, rest: bytes) -> None:
         """The client asked for another protocol, and the parser takes the body for that one. A
@@ -185,6 +215,7 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._reset()
         self._received_ns = time.monotonic_ns()
+        self._is_between = False
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -232,18 +263,25 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
             return
-        chunks = self._chunks
-        request = HttpRequest(
-            method=self._parser.get_method().decode("latin-1"),
-            target=self._target.decode("latin-1"),
-            headers=tuple(self._headers),
-            body=chunks[0] if len(chunks) == 1 else b"".join(chunks),
-            received_ns=self._received_ns,
-            keep_alive=self._parser.should_keep_alive(),
-            version=self._parser.get_http_version(),
-        )
-        self._chunks = []
+        method = self._parser.get_method().decode("latin-1")
+        target = self._target.decode("latin-1")
+        headers = tuple(self._headers)
+        began, self._begins_here = self._begins_here, None
+        keep_alive = self._parser.should_keep_alive()
+        if began is not None and keep_alive:
+            self._connections.heads.learn(began, target, headers, self._body_bytes)
         self._owes_continue = False  # it did not wait
+        version = self._parser.get_http_version()
+        self._accept(method, target, headers, keep_alive=keep_alive, version=version)
+
+    def _accept(
+        self, method: str, target: str, headers: Headers, *, keep_alive: bool, version: str
+    ) -> None:
+        """A request is whole."""
+        self._is_between = True
+        chunks, self._chunks = self._chunks, []
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        request = HttpRequest(method, target, headers, body, self._received_ns, keep_alive, version)
         if self.is_busy:
             self._queue.append(request)
             if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
