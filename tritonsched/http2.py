@@ -82,9 +82,13 @@ class Http2Protocol(asyncio.Protocol):
             self.flush()  # it has a GOAWAY to say
             self.abort(error)
             return
+        self._hear_all()
+        self.flush()
+        self._hear_all()  # streams that we reset ourselves are closed when that is written
+
+    def _hear_all(self) -> None:
         for happened in self._engine.events():
             self._hear(happened)
-        self.flush()
 
     def pause_writing(self) -> None:
         """Who does not read is not read from."""

@@ -85,12 +85,12 @@ class GrpcUpstream:
         if self._channel is not None:
             await self._channel.close(None)
 
-    def send(self, method: str, message: Buffer, done: GrpcDone) -> None:
+    def send(self, method: str, message: Buffer, done: GrpcDone, metadata: Metadata = ()) -> None:
         """One call; `done` hears the reply (an error status is one), or that nobody answered."""
 
         async def told() -> None:
             try:
-                outcome: GrpcReply | TritonUnavailable = await self.unary(method, message)
+                outcome: GrpcReply | TritonUnavailable = await self.unary(method, message, metadata)
             except TritonUnavailable as error:
                 outcome = error
             done(outcome)

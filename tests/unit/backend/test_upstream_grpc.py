@@ -65,6 +65,20 @@ def test_what_grpc_itself_makes_does_not_go_on() -> None:
     assert end_to_end(None) == ()
 
 
+async def test_words_that_end_in_a_space_arrive_whole(kind: Kind) -> None:
+    """HTTP/2 forbids them (RFC 9113 8.2.1) and libnghttp2 heeds that; Triton's errors have them."""
+
+    async def refuse(call: Call, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Expected [-1], got [1,2]. ")
+        return b""
+
+    async with serving(RawGrpc(refuse)) as server, upstream(server.address, kind) as there:
+        reply = await there.unary(METHOD, b"x", (("k", "1"),))
+        assert (reply.code, reply.details) == ("INVALID_ARGUMENT", "Expected [-1], got [1,2]. ")
+        assert {call.messages[0] for call in server.calls} == {b"x"}
+        assert all(("k", "1") in end_to_end(call.metadata) for call in server.calls)
+
+
 async def test_a_large_message_goes_both_ways(kind: Kind) -> None:
     """grpc.aio's own limit would be 4 MiB."""
     large = b"\0" * (5 * 1024 * 1024)
