@@ -14,7 +14,7 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
 
@@ -42,11 +42,13 @@ DIAL_S = 5.0  # a connection that takes longer is taken for refused
 _PROTOCOL_ERROR = 1
 _PREFIX_BYTES = 5  # of a gRPC message: compressed or not, length
 _OK = b"0"
+CODE_NUMBERS = {code.name: str(code.value[0]).encode() for code in grpc.StatusCode}
 _CODES = {str(code.value[0]).encode(): code.name for code in grpc.StatusCode}
 _HTTP_CODES = {
     400: "INTERNAL", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "UNIMPLEMENTED",
     429: "UNAVAILABLE", 502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "UNAVAILABLE",
 }  # fmt: skip
+_UNESCAPED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _UNKNOWN = "UNKNOWN"
 
 
@@ -304,6 +306,11 @@ def decode_header(pair: Header) -> tuple[str, str | bytes]:
         with contextlib.suppress(binascii.Error):
             return name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     return name, value.decode("latin-1")
+
+
+def escape(details: str) -> bytes:
+    """The words of a status as `grpc-message` has them: percent-encoded UTF-8."""
+    return quote_from_bytes(details.encode(errors="replace"), safe=_UNESCAPED).encode()
 
 
 def reply_of(initial: Headers, data: list[bytes], trailers: Headers) -> GrpcReply:
