@@ -94,3 +94,10 @@ def test_every_option_of_serve_is_described_and_exists() -> None:
 def test_every_rule_is_named() -> None:
     for name in POLICIES:
         assert f"`{name}`" in README
+
+
+def test_every_option_of_simulate_is_described_and_exists() -> None:
+    command = typer.main.get_command(app).commands["simulate"]  # type: ignore[attr-defined]  # a group
+    options = {name for p in command.params for name in p.opts if name.startswith("--")}
+    described = first_cells(section("Compare rules: `tritonsched simulate`"))
+    assert described == options - {"--help"}

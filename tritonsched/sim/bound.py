@@ -176,7 +176,7 @@ def polymatroid(pieces: Sequence[Piece], *, capacity: float = 1.0) -> float:
         least = levels[level]
         return edf_work([p for p in in_order if p.density >= least], capacity)
 
-    return _upper_sum([*levels, 0.0], work)
+    return min(_upper_sum([*levels, 0.0], work), sum(piece.utility for piece in pieces))
 
 
 def edf_work(pieces: Iterable[Piece], capacity: float) -> float:

@@ -34,7 +34,7 @@ TUNE_SEED = 100
 TUNE_LENGTH = 2_000
 DELAYS = (0.0, 0.05, 0.15, 0.3)  # of the deadline
 SIZES = (0.35, 0.5, 0.75, 1.0, None)  # largest batch: exec <= that much of the deadline; None: any
-SECONDS_MIN, SECONDS_MAX = 3.0, 30.0  # of a trace
+SECONDS_MIN, SECONDS_MAX = 1.0, 30.0  # of a trace
 
 
 def contenders() -> list[str]:
@@ -68,7 +68,7 @@ class Trace:
 
     @property
     def duration_ns(self) -> int:
-        """As long as `length` requests take, but 3 to 30 s."""
+        """As long as `length` requests take, but 1 to 30 s."""
         count = sum(1 for _ in self.workload.requests(duration_ns=S, seed=TUNE_SEED))
         seconds = min(SECONDS_MAX, max(SECONDS_MIN, self.length / max(1, count)))
         return round(seconds * S)
@@ -79,7 +79,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of it. events: decisions asked for. busy: mean share of the devices' time."""
+    """What came of it. busy: mean share of the devices' time."""
 
     trace: Trace
     contender: str
@@ -115,13 +115,17 @@ def run(
     *,
     tuning: Tuning | None = None,
     faults: Faults = NOISE,
-    bars_until_ns: int = 0,
+    window_ns: tuple[int, int] = (0, 0),
     wrap: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler,
 ) -> Run:
-    """Serve the trace. wrap: puts something around the scheduler, to time it for one."""
+    """Serve the trace.
+
+    window_ns: (from, until), batches of which are kept for a chart. wrap: puts something around the
+    scheduler, to time it for one.
+    """
     workload = trace.workload
     tuning = tuning or Tuning(rtt_ns=0, guard_ns=0)
-    record = Record(bars_until_ns=bars_until_ns)
+    record = Record(window_ns=window_ns)
     world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
     if contender in SERVERS:
         batchers = tuned(trace.name, trace.load, reject=contender == "triton+reject")

@@ -14,13 +14,16 @@ from tritonsched.core.request import NEVER_NS, Outcome, Request
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A batch on a device, as a Gantt chart shows it. in_time: members that made it."""
+    """A batch on a device, as a Gantt chart shows it. in_time: of its requests, those that made
+    it.
+    """
 
     device: str
     model: str
     start_ns: int
     end_ns: int
     rows: int
+    requests: int
     in_time: int
 
 
@@ -29,11 +32,15 @@ class Record:
 
     overdue_ns: of late answers, after their deadline. latency_ns: of all answers.
     refusal: time from arrival to refusal, as a share of the relative deadline.
-    bars: batches that started before `bars_until_ns`.
+    used: time of each answer as a share of its relative deadline; above 1 is late.
+    bars: batches that ran within `window_ns`, (from, until).
     """
 
     def __init__(
-        self, *, accuracy: Mapping[str, float] | None = None, bars_until_ns: int = 0
+        self,
+        *,
+        accuracy: Mapping[str, float] | None = None,
+        window_ns: tuple[int, int] = (0, 0),
     ) -> None:
         self.utility = 0.0
         self.submitted: Counter[str] = Counter()
@@ -41,11 +48,12 @@ class Record:
         self.on_time: Counter[str] = Counter()
         self.overdue_ns: list[int] = []
         self.latency_ns: list[int] = []
+        self.used: list[float] = []
         self.refusal: list[float] = []
         self.bars: list[Bar] = []
         self.rows: defaultdict[int, int] = defaultdict(int)
         self._accuracy = accuracy or {}
-        self._bars_until_ns = bars_until_ns
+        self._window_ns = window_ns
 
     def on_submit(self, request: Request, now: int) -> None:
         self.submitted[request.slo] += 1
@@ -54,15 +62,19 @@ class Record:
         self.rows[batch.rows] += 1
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        if now - measured_ns < self._bars_until_ns:
+        if now - measured_ns < self._window_ns[1] and now > self._window_ns[0]:
             in_time = sum(now <= request.deadline_ns for request in batch.requests)
-            bar = Bar(batch.device, batch.model, now - measured_ns, now, batch.rows, in_time)
+            many = len(batch.requests)
+            bar = Bar(batch.device, batch.model, now - measured_ns, now, batch.rows, many, in_time)
             self.bars.append(bar)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self.outcomes[outcome] += 1
         if outcome in (Outcome.SERVED, Outcome.LATE):
             self.latency_ns.append(now - request.arrival_ns)
+            if request.deadline_ns < NEVER_NS:
+                relative = request.deadline_ns - request.arrival_ns
+                self.used.append((now - request.arrival_ns) / relative)
             self.utility += request.utility_at(now) * self._accuracy.get(request.model, 1.0)
         if outcome is Outcome.SERVED:
             self.on_time[request.slo] += 1
