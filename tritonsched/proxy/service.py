@@ -17,6 +17,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.variant import Variant
 from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
 from tritonsched.proxy.answered import answered
+from tritonsched.proxy.client_regions import ClientRegions, Regions, hold_all
 from tritonsched.proxy.driver import Driver, Job
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
@@ -27,6 +28,7 @@ from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 MEMORY_RETRY_NS = 100_000_000
+_NO_REGIONS: Regions = {}
 
 _log = structlog.get_logger()
 
@@ -81,7 +83,7 @@ class Proxy:
 
     held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
     held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
-    alone.
+    alone. regions: shared memory that clients have registered.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class Proxy:
         triton_is_up: Callable[[], bool],
         lost: Callable[[], None],
         on_lone: Callable[[str, str], None],
+        regions: ClientRegions,
     ) -> None:
         self._driver = driver
+        self._regions = regions
         self._backend = backend
         self._intake = intake
         self._signatures = Signatures()
@@ -116,6 +120,11 @@ class Proxy:
     @property
     def is_ready(self) -> bool:
         return not self.is_draining and self._triton_is_up()
+
+    @property
+    def calls(self) -> int:
+        """Calls held now, and streams that are open."""
+        return self._held.calls
 
     @property
     def tensor_bytes(self) -> int:
@@ -211,10 +220,14 @@ class Proxy:
     def _job(self, call: InferCall, info: ModelInfo, send: Send | None = None) -> Job:
         """Raises BadDeadline or UnknownClass."""
         lone, signature = self._judged(call, info)
+        refs = call.refs
+        regions = self._regions.of(refs) if refs else _NO_REGIONS
+        if refs and not lone and not hold_all(regions, refs):
+            lone = "region-unknown"
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        return Job(call, info, request, lone=lone, clipped=clipped, send=send)
+        return Job(call, info, request, lone, clipped, regions, send)
 
     def _submit_unknown(self, call: InferCall, done: Done, send: Send | None) -> Cancel:
         task = asyncio.get_running_loop().create_task(_told(self._infer_unknown(call, send), done))

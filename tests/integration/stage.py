@@ -1,0 +1,103 @@
+"""A Triton with the models of streams and a sidecar in front: where streams, cancellation and
+loading are tested.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from tests.integration.conftest import TRITON_ENVIRONMENT
+from tests.integration.sidecars import running_sidecar
+from tests.integration.stream_models import MODELS, Gate, ask, write_repository
+from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.serve import Sidecar
+
+DEVICE_MAX = 4  # batches that are out at once at most, and one that waits
+PATIENCE_S = 30  # far more than anything here takes; a hang fails the test instead of the run
+
+
+class Stage:
+    """directory: of the model repository. gate: of the model `gated`."""
+
+    def __init__(
+        self, directory: Path, gate: Gate, triton: EmbeddedTriton, sidecar: Sidecar
+    ) -> None:
+        self.directory = directory
+        self.gate = gate
+        self.triton = triton
+        self.sidecar = sidecar
+
+    async def executed(self, model: str) -> int:
+        """Rows that Triton has executed, in its own statistics."""
+        async with stub_of(self.triton.grpc_address) as stub:
+            asked = pb.ModelStatisticsRequest(name=model)
+            (stats,) = (await stub.ModelStatistics(asked)).model_stats
+            return int(stats.inference_count)
+
+    async def queued(self, model: str, count: int) -> None:
+        """Wait until so many requests of the model wait."""
+        await until(lambda: self.waiting(model) == count)
+
+    async def jam(self, stub: Any) -> list[asyncio.Future[Any]]:
+        """Requests of `gated`, so many that one waits: whatever comes now waits behind it."""
+        sent: list[asyncio.Future[Any]] = []
+        while not self.waiting("gated"):
+            assert len(sent) < DEVICE_MAX, "nothing waits"
+            calls = self.sidecar.proxy.calls
+            sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", len(sent))))))
+            await until(partial(self._more_than, calls))
+            await tick()
+        return sent
+
+    def _more_than(self, calls: int) -> bool:
+        return self.sidecar.proxy.calls > calls
+
+    def waiting(self, model: str) -> int:
+        return self.sidecar.scheduler.queued().get(model, 0)
+
+
+async def awaited(call: Any) -> Any:
+    return await call
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Look after each turn of the loop, until it is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():
+            await tick()
+
+
+async def tick() -> None:
+    """One turn of the loop, and of the network."""
+    await asyncio.to_thread(lambda: None)
+
+
+@contextlib.asynccontextmanager
+async def staged(directory: Path, build_dir: Path, **options: Any) -> AsyncIterator[Stage]:
+    """options: of the sidecar."""
+    gate = write_repository(directory / "models")
+    config = EmbeddedConfig(
+        repository=directory / "models",
+        environment=TRITON_ENVIRONMENT,
+        run_dir=directory / "run",
+        build_dir=build_dir,
+        models=MODELS,
+        control_mode="explicit",
+    )
+    async with EmbeddedTriton(config) as triton, running_sidecar(triton, **options) as sidecar:
+        yield Stage(directory / "models", gate, triton, sidecar)
+
+
+@contextlib.asynccontextmanager
+async def stub_of(address: str) -> AsyncIterator[Any]:
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        await channel.channel_ready()  # calls made before go out in any order
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
