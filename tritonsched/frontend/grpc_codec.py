@@ -5,6 +5,7 @@ raises.
 |------------------|--------------------------------------------------------------------|
 | `undecodable`    | the message is not a ModelInferRequest                             |
 | `unknown-member` | a field that this version of the protocol does not have            |
+| `id-form`        | an id with a NUL, where Triton cuts it                             |
 | `typed-contents` | tensors in the typed fields instead of raw_input_contents          |
 | `input-form`     | an input with parameters (shared memory), or not one raw each      |
 | `output-form`    | an output with parameters (classification, shared memory)          |
@@ -76,6 +77,8 @@ def decode(
 def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
     if "endpoint-load-metrics-format" in metadata:
         return "load-metrics"
+    if "\0" in request.id:
+        return "id-form"
     if _has_unknown_fields(request):
         return "unknown-member"
     for name, parameter in request.parameters.items():
@@ -131,13 +134,13 @@ def _parameters(request: Any) -> dict[str, ParameterValue]:
 
 
 def _timeout_us(request: Any) -> int | None:
-    """The v2 parameter `timeout`; of any other kind than int64 it is Triton's to judge."""
+    """The v2 parameter `timeout`; negative or of any other kind it is Triton's to judge."""
     if "timeout" not in request.parameters:
         return None
     parameter = request.parameters["timeout"]
     if parameter.WhichOneof("parameter_choice") != "int64_param":
         return None
-    return int(parameter.int64_param)
+    return int(parameter.int64_param) if parameter.int64_param >= 0 else None
 
 
 def encode(reply: MergedReply, call: InferCall) -> bytes:

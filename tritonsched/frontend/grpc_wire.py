@@ -100,7 +100,7 @@ def _walk(message: bytes) -> tuple[bytes, str, list[memoryview]]:
         elif raws:
             raise _Odd
         elif tag == _ID:
-            call_id = message[start:end].decode()
+            call_id = _text(message[start:end])
         elif tag in _HEAD_TAGS:
             parts.append(message[position:end])
         else:
@@ -110,6 +110,13 @@ def _walk(message: bytes) -> tuple[bytes, str, list[memoryview]]:
     if len(key) > HEAD_BYTES_MAX:
         raise _Odd
     return key, call_id, raws
+
+
+def _text(data: bytes) -> str:
+    """Raises _Odd for a NUL, at which Triton cuts an id."""
+    if 0 in data:
+        raise _Odd
+    return data.decode()
 
 
 def _length(message: bytes, position: int) -> tuple[int, int]:

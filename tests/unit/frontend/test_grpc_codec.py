@@ -118,6 +118,7 @@ ODD: dict[str, tuple[Change, str]] = {
         lambda r: r.outputs.add(name="OUT").MergeFromString(NEW_FIELD),
         "unknown-member",
     ),
+    "an id with a NUL": (lambda r: setattr(r, "id", "a\0b"), "id-form"),
     "typed contents": (lambda r: r.inputs[0].contents.fp32_contents.append(1.0), "typed-contents"),
     "empty typed contents": (lambda r: r.inputs[0].contents.SetInParent(), "typed-contents"),
     "shared memory": (
@@ -180,6 +181,8 @@ def test_a_call_that_goes_alone_keeps_its_deadlines() -> None:
     ).SerializeToString()
     assert read(message, left_ns=9).hints.grpc_remaining_ns == 9
     assert read(message).hints.timeout_us == 250
+    negative = plain(lambda r: setattr(r.parameters["timeout"], "int64_param", -1))
+    assert read(negative.SerializeToString()).hints.timeout_us is None
 
 
 def test_the_table_of_reasons_is_complete() -> None:
