@@ -23,6 +23,7 @@ import structlog
 from tritonsched.errors import PayloadTooLarge
 from tritonsched.frontend.http_heads import Head, KnownHeads
 from tritonsched.frontend.http_message import Headers, encode_head, encode_reply, text_of
+from tritonsched.frontend.leaving import watch
 from tritonsched.frontend.status import http_reply
 from tritonsched.tensors import Cancel, HttpReply
 
@@ -108,6 +109,7 @@ class HttpProtocol(asyncio.Protocol):
         self.is_busy = False  # a request is being answered
         self._keep_alive = False  # what that request wants
         self._version = "1.1"  # of HTTP, what that request speaks
+        self._has_ended = False  # the client sends no more
         self._cancel: Cancel | None = None
         self._streaming: asyncio.Task[None] | None = None
         self._is_written = False  # the answer is, but the client has not read enough of it
@@ -141,7 +143,8 @@ class HttpProtocol(asyncio.Protocol):
         self._queue.clear()
         self._writable.set()
         if self._cancel is not None:
-            self._cancel()
+            cancel, self._cancel = self._cancel, None
+            cancel()
         if self._streaming is not None:
             self._streaming.cancel()
 
@@ -200,7 +203,18 @@ class HttpProtocol(asyncio.Protocol):
         self.data_received("\r\n".join((*head, "\r\n")).encode() + rest)
 
     def eof_received(self) -> bool:
-        return False
+        self._has_ended = True
+        self._watch()
+        return self.is_busy
+
+    def _watch(self) -> None:
+        """The client sends no more: it is answered if it is still there."""
+        if (
+            (cancel := self._cancel) is not None
+            and self._transport is not None
+            and self._version != "1.0"
+        ):
+            watch(self._transport, is_waiting=lambda: self._cancel is cancel, left=self.abort)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -297,13 +311,14 @@ class HttpProtocol(asyncio.Protocol):
         self._version = request.version
         cancel = self._handler(request, self._answered)
         self._cancel = cancel if self.is_busy else None
+        if self._has_ended:
+            self._watch()
 
     def _answered(self, reply: Reply) -> None:
         self._cancel = None
         keep_alive = self._keep_alive and not self.is_closing
         if isinstance(reply, StreamReply):
-            task = asyncio.get_running_loop().create_task(self._stream(reply, keep_alive))
-            self._streaming = task
+            self._streaming = asyncio.ensure_future(self._stream(reply, keep_alive))
             return
         try:
             data = encode_reply(reply, keep_alive=keep_alive, version=self._version)
@@ -331,6 +346,8 @@ class HttpProtocol(asyncio.Protocol):
             self._start(self._queue.popleft())
         elif self._refusal is not None:
             self._say_refusal(self._refusal)
+        elif self._has_ended:
+            self._transport.close()
         else:
             self._continue()
 
