@@ -1,8 +1,9 @@
 """ModelInfer messages without protobuf: a walk over the top-level fields, tensors as views.
 
 Rule: only what differs between two calls of a steady client (id, data) is read each time; the
-rest of a message is read once by `grpc_codec` and looked up by its bytes. Whatever is laid out in
-another way than every protobuf library writes it is `grpc_codec`'s to read: equal calls, slower.
+rest of a message is read once by `grpc_codec` and looked up by its bytes. A message laid out like
+the last one for its model is compared with it, any other is walked. Whatever is laid out in another
+way than every protobuf library writes it is `grpc_codec`'s to read: equal calls, slower.
 Source: the protobuf wire format; inference.ModelInferRequest and ModelInferResponse.
 """
 
@@ -18,10 +19,10 @@ HEADS_MAX = 1024  # messages' heads remembered; one that changes with every call
 HEAD_BYTES_MAX = 4096  # longer ones are read each time
 RESPONSE_HEADS_MAX = 1024
 _ID, _RAW_INPUT = 0x1A, 0x3A  # tag of a field: number << 3 | 2 (length-delimited)
+_BEFORE_ID = frozenset({0x0A, 0x12})  # name, version
 _HEAD_TAGS = frozenset({0x0A, 0x12, 0x22, 0x2A, 0x32})  # name, version, parameters, inputs, outputs
-_RAW_OUTPUT = 0x32
 _EMPTY_RAW = b"\x3a\x00"
-_FAST_HEADER = "endpoint-load-metrics-format"  # such a call goes alone
+_LOAD_METRICS = "endpoint-load-metrics-format"  # such a call goes alone
 _VARIABLE = {"id", "received_ns", "raw", "headers", "inputs", "hints", "slo", "explain", "form"}
 _FIXED = tuple(field.name for field in fields(InferCall) if field.name not in _VARIABLE)
 
@@ -35,81 +36,160 @@ class _Head(NamedTuple):
 
     fixed: dict[str, Any]
     specs: tuple[tuple[str, str, tuple[int, ...]], ...]
-    timeout_us: int | None
+    hints: DeadlineHints
+
+
+class _Layout(NamedTuple):
+    """A message around its id and its tensors. before: what stands before the id. gaps: what stands
+    before each tensor, its tag and length included, and the bytes of that tensor.
+    """
+
+    head: _Head
+    form: bytes
+    before: bytes
+    gaps: tuple[tuple[bytes, int], ...]
 
 
 _heads: dict[bytes, _Head] = {}
+_layouts: dict[bytes, _Layout] = {}
 _response_heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
+_raw_tags: dict[int, bytes] = {}
+_NO_TEXTS: dict[str, str] = {}
 
 
 def decode(
-    message: bytes, metadata: Metadata, *, received_ns: int, remaining_ns: int | None
+    body: bytes,
+    metadata: Metadata,
+    *,
+    received_ns: int,
+    remaining_ns: int | None,
+    start: int = 0,
 ) -> InferCall:
-    """As `grpc_codec.decode`."""
-    texts = {key: value for key, value in metadata if isinstance(value, str)}
+    """As `grpc_codec.decode`. start: where in the body the message begins."""
+    texts = _NO_TEXTS
+    if metadata:
+        texts = {key: value for key, value in metadata if isinstance(value, str)}
     try:
-        key, call_id, raws = _walk(message)
-        head = _head(key, len(raws), texts)
+        layout, call_id, raws = _read(body, start, texts)
     except (_Odd, IndexError, UnicodeDecodeError):
         return grpc_codec.decode(
-            message, metadata, received_ns=received_ns, remaining_ns=remaining_ns
+            body[start:], metadata, received_ns=received_ns, remaining_ns=remaining_ns
         )
-    inputs = [Tensor(*spec, raw) for spec, raw in zip(head.specs, raws, strict=True)]
+    head = layout.head
     return InferCall(
         **head.fixed,
         id=call_id,
         received_ns=received_ns,
-        raw=message,
+        raw=memoryview(body)[start:] if start else body,
         headers=metadata,
-        inputs=tuple(inputs),
-        hints=DeadlineHints(
-            remaining_ns,
-            texts.get("x-request-deadline-ms"),
-            head.timeout_us,
-            texts.get("x-envoy-expected-rq-timeout-ms"),
-        ),
+        inputs=tuple([Tensor(*spec, raw) for spec, raw in zip(head.specs, raws, strict=True)]),
+        hints=_hints(head.hints, texts, remaining_ns),
         slo=texts.get("x-tritonsched-class"),
         explain=texts.get("x-tritonsched-explain") == "1",
-        form=key + b",".join([b"%d" % len(raw) for raw in raws]),
+        form=layout.form,
     )
 
 
-def _head(key: bytes, raws: int, texts: Mapping[str, str]) -> _Head:
-    head = _heads.get(key) or _remember(key, raws)
-    if raws != len(head.specs) or _FAST_HEADER in texts:
+def _hints(
+    plain: DeadlineHints, texts: Mapping[str, str], remaining_ns: int | None
+) -> DeadlineHints:
+    if remaining_ns is None and not texts:
+        return plain
+    return DeadlineHints(
+        remaining_ns,
+        texts.get("x-request-deadline-ms"),
+        plain.timeout_us,
+        texts.get("x-envoy-expected-rq-timeout-ms"),
+    )
+
+
+def _read(
+    body: bytes, start: int, texts: Mapping[str, str]
+) -> tuple[_Layout, str, list[memoryview]]:
+    """Compared with the last one of its model, or walked. Raises _Odd, IndexError."""
+    if _LOAD_METRICS in texts:
         raise _Odd
-    return head
+    key = body[start : start + 2 + body[start + 1]]  # the first field, if it is the model's name
+    layout = _layouts.get(key)
+    if layout is not None:
+        found = _compare(layout, body, start)
+        if found is not None:
+            return layout, *found
+    layout, call_id, raws = _walk(body, start)
+    if len(_layouts) >= HEADS_MAX:
+        _layouts.clear()
+    _layouts[key] = layout
+    return layout, call_id, raws
 
 
-def _walk(message: bytes) -> tuple[bytes, str, list[memoryview]]:
-    """The head without its id, the id, and the tensors' bytes, which must come last."""
-    view = memoryview(message)
-    size = len(message)
+def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[memoryview]] | None:
+    """Its id and tensors, if the message is laid out this way."""
+    if not body.startswith(layout.before, position):
+        return None
+    position += len(layout.before)
+    call_id = ""
+    if body[position] == _ID:
+        size = body[position + 1]
+        position += 2
+        if size > 0x7F:  # a length of two bytes
+            return None
+        call_id = _text(body[position : position + size])
+        position += size
+    view = memoryview(body)
+    raws = []
+    for gap, size in layout.gaps:
+        if not body.startswith(gap, position):
+            return None
+        position += len(gap) + size
+        raws.append(view[position - size : position])
+    return (call_id, raws) if position == len(body) else None
+
+
+def _walk(body: bytes, start: int) -> tuple[_Layout, str, list[memoryview]]:
+    """The layout, the id, and the tensors' bytes, which must come last. Raises _Odd, IndexError."""
+    view = memoryview(body)
     raws: list[memoryview] = []
+    gaps: list[tuple[bytes, int]] = []
     call_id = ""
     parts: list[bytes] = []
-    position = 0
-    while position < size:
-        tag = message[position]
-        length, start = _length(message, position + 1)
-        end = start + length
-        if end > size:
+    before: int | None = None  # parts that stand before the id
+    position = start
+    while position < len(body):
+        tag = body[position]
+        length, begin = _length(body, position + 1)
+        end = begin + length
+        if end > len(body):
             raise _Odd
         if tag == _RAW_INPUT:
-            raws.append(view[start:end])
-        elif raws:
+            raws.append(view[begin:end])
+            gaps.append((body[position:begin], length))
+        elif raws or (tag == _ID and before is not None):
             raise _Odd
         elif tag == _ID:
-            call_id = _text(message[start:end])
+            call_id = _text(body[begin:end])
+            before = len(parts)
         elif tag in _HEAD_TAGS:
-            parts.append(message[position:end])
+            parts.append(body[position:end])
         else:
             raise _Odd
         position = end
+    return _layout(parts, before, gaps), call_id, raws
+
+
+def _layout(parts: list[bytes], before: int | None, gaps: list[tuple[bytes, int]]) -> _Layout:
+    """Raises _Odd if such messages are not to be read this way."""
     key = b"".join(parts)
     if len(key) > HEAD_BYTES_MAX:
         raise _Odd
-    return key, call_id, raws
+    head = _heads.get(key) or _remember(key, len(gaps))
+    if len(gaps) != len(head.specs):
+        raise _Odd
+    if before is None:  # where a library would write it: after name and version
+        before = sum(part[0] in _BEFORE_ID for part in parts)
+    first, *others = gaps
+    after = b"".join((*parts[before:], first[0]))
+    form = b"".join((b"\0", key, *[gap for gap, _ in gaps]))  # no head over HTTP begins so
+    return _Layout(head, form, b"".join(parts[:before]), ((after, first[1]), *others))
 
 
 def _text(data: bytes) -> str:
@@ -145,7 +225,7 @@ def _remember(key: bytes, raws: int) -> _Head:
     head = _Head(
         {name: getattr(call, name) for name in _FIXED},
         tuple([(t.name, t.datatype, t.shape) for t in call.inputs]),
-        call.hints.timeout_us,
+        call.hints,
     )
     if len(_heads) >= HEADS_MAX:
         _heads.clear()
@@ -160,19 +240,37 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def encode(reply: MergedReply, call: InferCall) -> bytes:
     """As `grpc_codec.encode`, byte for byte."""
+    return b"".join(_parts(reply, call))
+
+
+def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
+    """The same with gRPC's prefix before it, and its tensors copied once for both."""
+    parts = _parts(reply, call)
+    size = sum(map(len, parts))
+    return b"".join((b"\0", size.to_bytes(4, "big"), *parts))
+
+
+def _parts(reply: MergedReply, call: InferCall) -> list[Buffer]:
     outputs = reply.outputs
     key = (reply.model, reply.version, *[(t.name, t.datatype, t.shape) for t in outputs])
-    known = _response_heads.get(key)
-    if known is None:
-        known = _remember_response(key, reply)
-    parts: list[Buffer] = [known[0]]
+    before, after = _response_heads.get(key) or _remember_response(key, reply)
+    parts: list[Buffer] = [before]
     if call.id:
         raw_id = call.id.encode()
         parts += (b"\x1a", _varint(len(raw_id)), raw_id)
-    parts.append(known[1])
+    parts.append(after)
     for tensor in outputs:
-        parts += (b"\x32", _varint(len(tensor.data)), tensor.data)
-    return b"".join(parts)
+        size = len(tensor.data)
+        parts += (_raw_tags.get(size) or _raw_tag(size), tensor.data)
+    return parts
+
+
+def _raw_tag(size: int) -> bytes:
+    """What stands before a tensor of that size in an answer."""
+    if len(_raw_tags) >= RESPONSE_HEADS_MAX:
+        _raw_tags.clear()
+    made = _raw_tags[size] = b"\x32" + _varint(size)
+    return made
 
 
 def _remember_response(key: tuple[Any, ...], reply: MergedReply) -> tuple[bytes, bytes]:

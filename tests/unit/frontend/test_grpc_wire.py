@@ -78,6 +78,21 @@ def test_a_message_is_the_same_call_either_way(
     assert plain(fast) == plain(careful)
 
 
+@given(messages(), messages(), st.binary(max_size=9), st.text(max_size=200))
+def test_a_message_like_the_one_before_is_the_same_call_either_way(
+    message: bytes, other: bytes, before: bytes, call_id: str
+) -> None:
+    """Compared instead of walked, wherever in a body it begins."""
+    grpc_wire.decode(message, (), received_ns=0, remaining_ns=None)
+    changed = pb.ModelInferRequest.FromString(message)
+    changed.id = call_id
+    for near in (message, changed.SerializeToString(), message[:-1], message + b"\0", other):
+        body = before + near
+        fast = grpc_wire.decode(body, (), received_ns=0, remaining_ns=None, start=len(before))
+        careful = grpc_codec.decode(near, (), received_ns=0, remaining_ns=None)
+        assert plain(fast) == plain(careful)
+
+
 @given(messages(), st.integers(0, 400), st.binary(max_size=3))
 def test_a_damaged_message_is_the_same_call_either_way(
     message: bytes, where: int, what: bytes
@@ -117,20 +132,27 @@ def test_an_answer_has_the_same_bytes_either_way(
     call.id = call_id
     reply = MergedReply(model, version, outputs)
     for _ in range(2):  # made, and remembered
-        assert grpc_wire.encode(reply, call) == grpc_codec.encode(reply, call)
+        message = grpc_codec.encode(reply, call)
+        assert grpc_wire.encode(reply, call) == message
+        assert grpc_wire.encode_framed(reply, call) == framed(message)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEADS_MAX", "RESPONSE_HEADS_MAX"):
         monkeypatch.setattr(grpc_wire, name, 4)
+    for name in ("_heads", "_response_heads", "_layouts", "_raw_tags"):
+        monkeypatch.setattr(grpc_wire, name, {})
     for number in range(20):
         request = pb.ModelInferRequest(model_name=f"m{number}")
         request.inputs.add(name="IN", datatype="UINT8", shape=[1])
         request.raw_input_contents.append(b"a")
         call = grpc_wire.decode(request.SerializeToString(), (), received_ns=0, remaining_ns=None)
-        grpc_wire.encode(MergedReply(call.model, "1", ()), call)
+        tensor = Tensor("OUT", "UINT8", (number,), bytes(number))
+        grpc_wire.encode(MergedReply(call.model, "1", (tensor,)), call)
         assert len(grpc_wire._heads) <= 4
         assert len(grpc_wire._response_heads) <= 4
+        assert len(grpc_wire._layouts) <= 4
+        assert len(grpc_wire._raw_tags) <= 4
     long = pb.ModelInferRequest(model_name="m" * 5000).SerializeToString()
     assert grpc_wire.decode(long, (), received_ns=0, remaining_ns=None).form is None
 
