@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test check format bench bench-overload bench-frontend clean
+.PHONY: install serve test check format bench bench-overload bench-frontend bench-core study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -40,6 +40,12 @@ bench-overload: install
 
 bench-frontend: install
 	$(RUN)/python -m tests.bench.frontend $(ARGS)
+
+bench-core: install
+	$(RUN)/python -m tests.bench.core $(ARGS)
+
+study: install
+	$(RUN)/python -m tests.bench.study $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(TRITON_VENV) .tools .run

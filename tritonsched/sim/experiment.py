@@ -19,6 +19,7 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.sim.bound import Option, bound, options_of
 from tritonsched.sim.engine import Simulation
+from tritonsched.sim.papers import shepherd
 from tritonsched.sim.record import Record
 from tritonsched.sim.studies import FAMILIES, STUDIES, variant_times
 from tritonsched.sim.tables import accuracy
@@ -29,6 +30,7 @@ from tritonsched.sim.world import Faults, SimModel, World
 S = 1_000_000_000
 NOISE = Faults(jitter=0.03, overrun_rate=0.003)
 """Assumed: 3 % of spread; 0.3 % of batches take 1.5 to 3 times as long (scheduling study 1)."""
+NAMED: Mapping[str, Callable[[float], Workload]] = {**WORKLOADS, "shepherd": shepherd}
 SERVERS = ("triton", "triton+reject")
 TUNE_SEED = 100
 TUNE_LENGTH = 2_000
@@ -44,7 +46,7 @@ def contenders() -> list[str]:
 
 def workload_names() -> list[str]:
     """Names that `Trace` takes."""
-    return [*STUDIES, *WORKLOADS]
+    return [*STUDIES, *NAMED]
 
 
 def default_load(name: str) -> float:
@@ -64,7 +66,7 @@ class Trace:
     def workload(self) -> Workload:
         if self.name in STUDIES:
             return STUDIES[self.name].workload(self.load)
-        return WORKLOADS[self.name](self.load)
+        return NAMED[self.name](self.load)
 
     @property
     def duration_ns(self) -> int:
@@ -116,12 +118,12 @@ def run(
     tuning: Tuning | None = None,
     faults: Faults = NOISE,
     window_ns: tuple[int, int] = (0, 0),
-    wrap: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler,
+    make: Callable[..., Scheduler] = Scheduler,
 ) -> Run:
     """Serve the trace.
 
-    window_ns: (from, until), batches of which are kept for a chart. wrap: puts something around the
-    scheduler, to time it for one.
+    window_ns: (from, until), batches of which are kept for a chart. make: builds the
+    scheduler, another one to time it for example.
     """
     workload = trace.workload
     tuning = tuning or Tuning(rtt_ns=0, guard_ns=0)
@@ -133,9 +135,9 @@ def run(
         server.run(trace.requests())
         end_ns = server.now
     else:
-        scheduler = Scheduler(POLICIES[contender](), tuning=tuning, observers=(record,))
+        scheduler = make(POLICIES[contender](), tuning=tuning, observers=(record,))
         inform(scheduler, workload.models)
-        simulation = Simulation(wrap(scheduler), world, keep_log=False)
+        simulation = Simulation(scheduler, world, keep_log=False)
         simulation.run(trace.requests())
         end_ns = simulation.now
     busy = sum(world.busy_ns.values()) / len(world.busy_ns) / max(1, end_ns)

@@ -1,10 +1,23 @@
 """One run of the study, and the floors of its most important figures."""
 
+from collections.abc import Iterator
+
+import pytest
+
 from tests.helpers import MS
 from tritonsched.core.request import Outcome
 from tritonsched.core.tuning import Tuning
 from tritonsched.sim.experiment import Trace, bound_of, contenders, run, tuned, workload_names
 from tritonsched.sim.world import Faults
+
+
+@pytest.fixture(autouse=True)
+def _quick_tuning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton's sweep on a few requests: its result is not what these tests are about."""
+    monkeypatch.setattr("tritonsched.sim.experiment.TUNE_LENGTH", 400)
+    yield
+    tuned.cache_clear()
+
 
 SHORT = Trace("W3", 0.7, seed=1, length=1000)
 

@@ -1,0 +1,107 @@
+"""`make bench-core`: what a decision costs, by rule and workload.
+
+Rule: CPU time of this thread, so that other processes on the machine do not count; the simulator's
+own share stands beside it. Columns: simulated requests a second on one core (all of it), µs a
+request in the core (submit, decide, complete, next wake-up), and µs an event (the inputs of one
+moment and their decision) as mean, 99 % quantile and maximum.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from tritonsched.core.batch import Completion, Decision
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.request import Request
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.sim.experiment import Trace, default_load, run, workload_names
+
+WORKLOADS = ("tight", "W1", "W4", "W5", "W6", "W7", "W9", "W11")
+CLOCK = time.thread_time_ns
+
+
+class TimedScheduler(Scheduler):
+    """Sums up what it costs; an event ends when its next wake-up is known."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.events: list[int] = []
+        self._spent = 0
+
+    def submit(self, request: Request, now: int) -> None:
+        start = CLOCK()
+        super().submit(request, now)
+        self._spent += CLOCK() - start
+
+    def complete(self, completion: Completion, now: int) -> None:
+        start = CLOCK()
+        super().complete(completion, now)
+        self._spent += CLOCK() - start
+
+    def decide(self, now: int) -> list[Decision]:
+        start = CLOCK()
+        decisions = super().decide(now)
+        self._spent += CLOCK() - start
+        return decisions
+
+    def next_wakeup(self) -> int | None:
+        start = CLOCK()
+        wakeup = super().next_wakeup()
+        self.events.append(self._spent + CLOCK() - start)
+        self._spent = 0
+        return wakeup
+
+
+def measure(workload: str, rule: str, length: int) -> dict[str, float]:
+    """One trace, twice: as it is, and with every call timed."""
+    trace = Trace(workload, default_load(workload), 1, length)
+    start = CLOCK()
+    total = run(trace, rule).record.total
+    spent = CLOCK() - start
+    made: list[TimedScheduler] = []
+
+    def make(*args: Any, **options: Any) -> Scheduler:
+        made.append(TimedScheduler(*args, **options))
+        return made[0]
+
+    run(trace, rule, make=make)
+    events = sorted(made[0].events)
+    return {
+        "requests/s": total / spent * 1e9,
+        "core µs/request": sum(events) / total / 1e3,
+        "mean µs/event": sum(events) / len(events) / 1e3,
+        "p99 µs/event": events[int(0.99 * (len(events) - 1))] / 1e3,
+        "max µs/event": events[-1] / 1e3,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="bench-core", description="the cost of decisions")
+    parser.add_argument("--rules", default=",".join(sorted(POLICIES)))
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--requests", type=int, default=10_000)
+    options = parser.parse_args(arguments)
+    made = Table(box=SIMPLE)
+    for name in ("workload", "rule"):
+        made.add_column(name)
+    columns: list[str] = []
+    for workload in options.workloads.split(","):
+        if workload not in workload_names():
+            parser.error(f"{workload} is unknown; use {', '.join(workload_names())}")
+        for rule in options.rules.split(","):
+            figures = measure(workload, rule, options.requests)
+            for name in figures if not columns else ():
+                columns.append(name)
+                made.add_column(name, justify="right")
+            made.add_row(workload, rule, *(f"{value:,.1f}" for value in figures.values()))
+    Console().print(made)
+
+
+if __name__ == "__main__":
+    main()

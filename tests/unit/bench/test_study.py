@@ -1,0 +1,27 @@
+"""The study's and the core benchmark's commands: tables of the right shape, on tiny traces."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import core, study
+from tritonsched.sim.studies import STUDIES
+
+
+def test_the_study_writes_a_table_a_section(tmp_path: Path) -> None:
+    title, lines = "t", [["rule", "value"], ["lite", "0.9"]]
+    assert study.markdown(title, lines).splitlines() == [
+        "## t", "", "| rule | value |", "| --- | --- |", "| lite | 0.9 |"
+    ]  # fmt: skip
+
+
+def test_every_workload_of_the_study_has_its_goal() -> None:
+    assert set(study.GOALS) == set(STUDIES)
+
+
+def test_the_core_benchmark_counts_every_event(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = core.measure("W14", "lite", 200)
+    assert figures["max µs/event"] >= figures["p99 µs/event"] > 0
+    assert figures["core µs/request"] * figures["requests/s"] < 1e6 * 3
+    core.main(["--rules", "fcfs", "--workloads", "W14", "--requests", "200"])
+    assert "W14" in capsys.readouterr().out
