@@ -146,6 +146,15 @@ class QueueSet:
         """The model's non-empty queues, oldest queue first."""
         return list(self._by_model.get(model, {}).values())
 
+    def of_models(self, models: set[str]) -> list[RequestQueue]:
+        """Non-empty queues of these models, in order of model name, then age."""
+        found = sorted(models & self._by_model.keys())
+        return [queue for model in found for queue in self._by_model[model].values()]
+
+    def any_of(self, models: set[str]) -> bool:
+        """Does anything wait for one of these models?"""
+        return not models.isdisjoint(self._by_model)
+
     def requests_of(self, model: str) -> int:
         """How many requests wait for the model."""
         return self._counts.get(model, 0)

@@ -31,7 +31,7 @@ longer be in time even alone and next are refused at once, not at their deadline
 
 from collections.abc import Iterable, Sequence
 
-from tritonsched.core.admission import is_hopeless, refusal
+from tritonsched.core.admission import refusal
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.latency import LatencyProfile
@@ -39,6 +39,7 @@ from tritonsched.core.ledger import Observer
 from tritonsched.core.policy import Choice, Hold, Policy
 from tritonsched.core.queues import QueueSet, RequestQueue
 from tritonsched.core.request import NEVER_NS, Outcome, RejectReason, Request
+from tritonsched.core.serving import Serving
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
@@ -64,10 +65,12 @@ class Scheduler:
         self._variants: dict[str, Variant] = {}
         self._devices: dict[str, DeviceState] = {}
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
-        self._serving: dict[str, tuple[tuple[DeviceState, LatencyProfile], ...]] = {}
+        self._serving = Serving()
         self._running: dict[int, Batch] = {}
         self._abandoned: set[int] = set()
         self._held_until: dict[str, int] = {}
+        self._hopeless_ns = NEVER_NS  # before that nobody turns hopeless just by waiting
+        self._moved = False  # something but time and arrivals changed since the queues were pruned
         self._now = 0
         self._batch_id = 0
 
@@ -97,8 +100,9 @@ class Scheduler:
         What is queued for it is refused by the next `decide`.
         """
         self._advance(now)
+        self._moved = True
         variant = self._variants.pop(model, None)
-        self._serving.pop(model, None)
+        self._serving.drop(model)
         for name in variant.devices if variant else ():
             self._devices[name].models.discard(model)
             self._profiles.pop((model, name), None)
@@ -124,6 +128,7 @@ class Scheduler:
         error.
         """
         self._advance(now)
+        self._moved = True
         batch = self._running.pop(completion.batch_id)
         device = self._devices[batch.device]
         measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns)
@@ -155,11 +160,13 @@ class Scheduler:
     def set_server(self, state: ServerState, now: int) -> None:
         """Triton went away or came back, or the sidecar drains (then the queue is still served)."""
         self._advance(now)
+        self._moved = True
         self.server = state
 
     def retune(self, tuning: Tuning, now: int) -> None:
         """Feedback changed a number."""
         self._advance(now)
+        self._moved = True
         self.tuning = tuning
 
     # -- the decision -------------------------------------------------------------------------
@@ -172,9 +179,11 @@ class Scheduler:
         decisions: list[Decision] = []
         self._held_until.clear()
         self._admit(now, decisions)
-        self._prune(now, decisions)
+        free = self._soonest_first(now)
+        if free or self._moved or now >= self._hopeless_ns:
+            self._prune(now, decisions)
         if self.server is not ServerState.AWAY:
-            for device in self._soonest_first(now):
+            for device in free:
                 self._fill(device, now, decisions)
         if any(isinstance(decision, Dispatch) for decision in decisions):
             self._prune(now, decisions)
@@ -185,28 +194,28 @@ class Scheduler:
         """When something changes by itself: a batch nears its end, a member turns hopeless, a hold
         ends.
         """
-        times = [*self._held_until.values()]
-        for queue in self._queues:
-            serving = self._serving.get(queue.model, ())
-            if queue.deadlines and serving:
-                times.append(self._hopeless_at(queue))
-            for device, _ in serving:
-                if len(device.batches) == 1:
-                    times.append(device.predicted_end_ns - self.tuning.lead_ns)
-        coming = [time for time in times if time > self._now]
-        return min(coming) if coming else None
+        times = [self._hopeless_ns, *self._held_until.values()]
+        times += [
+            device.predicted_end_ns - self.tuning.lead_ns
+            for device in self._devices.values()
+            if len(device.batches) == 1 and self._queues.any_of(device.models)
+        ]
+        first = min((time for time in times if time > self._now), default=NEVER_NS)
+        return first if first < NEVER_NS else None
 
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
         for request in arrived:
             reason = self._refusal(request, now)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
-                device = self._probed(request, now)
+                device = self._serving.probed(request, self.tuning, now)
                 if device is not None:
                     self._send(request.model, (request,), device, now, decisions)
                     continue
             if reason is None:
                 self._queues.push(request)
+                turns_ns = self._serving.turns_hopeless_ns(request, self.tuning)
+                self._hopeless_ns = min(self._hopeless_ns, turns_ns)
             else:
                 self._reject(request, reason, now, decisions)
 
@@ -216,39 +225,33 @@ class Scheduler:
         return refusal(
             request,
             queued=self._queues.requests_of(request.model),
-            earliest_finish_ns=self._earliest_finish_ns(request.model, request.rows, now),
+            earliest_finish_ns=self._serving.earliest_finish_ns(
+                request.model, request.rows, self.tuning, now
+            ),
             tuning=self.tuning,
             server=self.server,
         )
 
     def _prune(self, now: int, decisions: list[Decision]) -> None:
         """Refuse who can no longer be in time; all of a queue if nothing serves it."""
+        self._moved = False
+        self._hopeless_ns = NEVER_NS
         for queue in self._queues:
             served = self.server is not ServerState.AWAY and queue.model in self._variants
             reason = RejectReason.TRITON_UNAVAILABLE
             if served:
                 reason = RejectReason.DEADLINE_UNREACHABLE
-            for request in self._hopeless(queue, now) if served else list(queue):
+            doomed = self._serving.hopeless(queue, self.tuning, now) if served else list(queue)
+            for request in doomed:
                 self._queues.pop(request.id)
                 if request.deadline_ns < now:
                     decisions.append(Expire(request))
                     self._leave(request, Outcome.EXPIRED, now)
                 else:
                     self._reject(request, reason, now, decisions)
-
-    def _hopeless(self, queue: RequestQueue, now: int) -> list[Request]:
-        """Members that would be late even alone and next. Reads no further than the first one whom
-        even the widest member's time would leave in time.
-        """
-        found: list[Request] = []
-        widest_ns = self._earliest_finish_ns(queue.model, queue.rows_widest, now)
-        if queue.first_deadline_ns < widest_ns:
-            for request in queue.with_deadline():
-                if request.deadline_ns >= widest_ns:
-                    break
-                if is_hopeless(request, self._earliest_finish_ns(queue.model, request.rows, now)):
-                    found.append(request)
-        return found
+            if len(queue):
+                turns_ns = self._serving.hopeless_at(queue, self.tuning)
+                self._hopeless_ns = min(self._hopeless_ns, turns_ns)
 
     def _soonest_first(self, now: int) -> list[DeviceState]:
         """An idle device before one that is only about to be; else in order of announcement."""
@@ -307,8 +310,7 @@ class Scheduler:
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in order of model name, then age."""
-        models = sorted(self._devices[device].models)
-        return [queue for model in models for queue in self._queues.of_model(model)]
+        return self._queues.of_models(self._devices[device].models)
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         """Promised execution time; 0 while the profile is unproven."""
@@ -336,40 +338,9 @@ class Scheduler:
         return profile.exec_ns(batch.rows) if profile else batch.expected_ns
 
     def _serve(self, variant: Variant) -> None:
-        """Look up once what every decision needs: the model's devices and its times on them."""
-        self._serving[variant.model] = tuple(
-            (self._devices[name], self._profiles[variant.model, name]) for name in variant.devices
-        )
-
-    def _earliest_finish_ns(self, model: str, rows: int, now: int) -> int:
-        """When its answer would be written if it ran alone and next, on its best device."""
-        rtt_ns = self.tuning.rtt_ns
-        first = NEVER_NS
-        for device, profile in self._serving[model]:
-            first = min(first, device.available_ns(now, rtt_ns) + profile.safe_ns(rows))
-        return first + self.tuning.reply_ns
-
-    def _hopeless_at(self, queue: RequestQueue) -> int:
-        """When the first member with a deadline turns hopeless just by waiting."""
-        profiles = [profile for _, profile in self._serving[queue.model]]
-        fixed_ns = self.tuning.reply_ns + self.tuning.rtt_ns - 1
-        widest_ns = min(profile.safe_ns(queue.rows_widest) for profile in profiles)
-        first = NEVER_NS
-        for request in queue.with_deadline():
-            if first <= request.deadline_ns - fixed_ns - widest_ns:
-                break
-            safe_ns = min(profile.safe_ns(request.rows) for profile in profiles)
-            first = min(first, request.deadline_ns - fixed_ns - safe_ns)
-        return first
-
-    def _probed(self, request: Request, now: int) -> DeviceState | None:
-        """An idle device on which a refusal would rest on old news: not measured for a while."""
-        if request.deadline_ns < now + self.tuning.rtt_ns + self.tuning.reply_ns:
-            return None
-        for device, profile in self._serving[request.model]:
-            if not device.batches and profile.is_stale(now):
-                return device
-        return None
+        self._moved = True
+        pairs = [(self._devices[d], self._profiles[variant.model, d]) for d in variant.devices]
+        self._serving.put(variant.model, tuple(pairs))
 
     def _reject(
         self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]
