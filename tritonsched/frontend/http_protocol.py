@@ -209,12 +209,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _watch(self) -> None:
         """The client sends no more: it is answered if it is still there."""
-        if (
-            (cancel := self._cancel) is not None
-            and self._transport is not None
-            and self._version != "1.0"
-        ):
-            watch(self._transport, is_waiting=lambda: self._cancel is cancel, left=self.abort)
+        cancel, transport = self._cancel, self._transport
+        if cancel is not None and transport is not None and self._version != "1.0":
+            watch(transport, is_waiting=lambda: self._cancel is cancel, left=self.abort)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -339,15 +336,13 @@ class HttpProtocol(asyncio.Protocol):
         self._is_written = self.is_busy = False
         if self._transport is None:
             return
-        if not self._keep_alive:
+        if not self._keep_alive or (self._has_ended and not (self._queue or self._refusal)):
             self._transport.close()
         elif self._queue:
             self._transport.resume_reading()
             self._start(self._queue.popleft())
         elif self._refusal is not None:
             self._say_refusal(self._refusal)
-        elif self._has_ended:
-            self._transport.close()
         else:
             self._continue()
 

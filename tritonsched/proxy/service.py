@@ -6,9 +6,8 @@ says why.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -122,11 +121,6 @@ class Proxy:
         return not self.is_draining and self._triton_is_up()
 
     @property
-    def calls(self) -> int:
-        """Calls held now, and streams that are open."""
-        return self._held.calls
-
-    @property
     def tensor_bytes(self) -> int:
         """Bytes of the requests held now."""
         return self._held.size_bytes
@@ -230,7 +224,9 @@ class Proxy:
         return Job(call, info, request, lone, clipped, regions, send)
 
     def _submit_unknown(self, call: InferCall, done: Done, send: Send | None) -> Cancel:
-        task = asyncio.get_running_loop().create_task(_told(self._infer_unknown(call, send), done))
+        task = asyncio.get_running_loop().create_task(
+            _told(partial(self._infer_unknown, call, send), done)
+        )
         self._unknown.add(task)
         task.add_done_callback(self._unknown.discard)
         return task.cancel
@@ -288,10 +284,10 @@ class Proxy:
         )
 
 
-async def _told(answer: Coroutine[Any, Any, Answer], done: Done) -> None:
+async def _told(answer: Callable[[], Awaitable[Answer]], done: Done) -> None:
     """Tell `done` how it ended, whatever it is."""
     try:
-        outcome: Answer | TritonschedError = await answer
+        outcome: Answer | TritonschedError = await answer()
     except TritonschedError as error:
         outcome = error
     except Exception as error:
