@@ -50,14 +50,14 @@ class Stage:
         sent: list[asyncio.Future[Any]] = []
         while not self.waiting("gated"):
             assert len(sent) < DEVICE_MAX, "nothing waits"
-            calls = self.sidecar.proxy.calls
+            submitted = self.sidecar.ledger.submitted.total()
             sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", len(sent))))))
-            await until(partial(self._more_than, calls))
+            await until(partial(self._more_than, submitted))
             await tick()
         return sent
 
-    def _more_than(self, calls: int) -> bool:
-        return self.sidecar.proxy.calls > calls
+    def _more_than(self, submitted: int) -> bool:
+        return self.sidecar.ledger.submitted.total() > submitted
 
     def waiting(self, model: str) -> int:
         return self.sidecar.scheduler.queued().get(model, 0)
