@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test check format bench bench-overload bench-frontend bench-core study clean
+.PHONY: install serve test differential check format bench bench-overload bench-frontend bench-core study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -31,6 +31,9 @@ test: install
 format: $(VENV)/.ready
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+differential: install
+	$(RUN)/python -m pytest tests/differential --all $(ARGS)
 
 bench: install
 	$(RUN)/tritonsched bench $(ARGS)

@@ -1,0 +1,139 @@
+"""One Triton with the table's models, sidecars in front of it. Options: `--grpc-frontend` names the
+implementation that is held to the table; `--all` adds what `make test` has no time for.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from tests.differential.cases import GrpcCase, HttpCase
+from tests.differential.compare import NOT_ASKED, grpc_difference, http_difference
+from tests.differential.models import write_repository
+from tests.differential.wire import GrpcOutcome, HttpOutcome, ask_grpc, ask_http, channel
+from tests.integration.sidecars import grpc_url, http_url, running_sidecar
+from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.serve import GrpcFrontend, Sidecar
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = Path(os.environ.get("TRITONSCHED_TRITON_ENV", ROOT / ".venv-triton"))
+MERGING = "scheduler: {policy: fcfs, window_ms: 40}\n"
+"""Whatever may share a batch does: each waits for others, however idle Triton is."""
+
+Case = HttpCase | GrpcCase
+Outcome = HttpOutcome | GrpcOutcome
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    names = [kind.value for kind in GrpcFrontend]
+    parser.addoption("--grpc-frontend", choices=names, default=GrpcFrontend.NGH2.value)
+    parser.addoption("--all", action="store_true", help="also large messages and repeats")
+
+
+@dataclass(slots=True)
+class Stage:
+    """Triton and what it said so far. answers: by the case's identity; it is asked once."""
+
+    triton: EmbeddedTriton
+    answers: dict[int, Outcome] = field(default_factory=dict)
+    channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """The one channel to a server."""
+        if address not in self.channels:
+            self.channels[address] = channel(address)
+        return self.channels[address]
+
+    async def close(self) -> None:
+        for opened in self.channels.values():
+            await opened.close(None)
+
+    async def theirs(self, case: Case) -> Outcome:
+        """Triton's own outcome."""
+        found = self.answers.get(id(case))
+        if found is None:
+            if isinstance(case, GrpcCase):
+                found = await ask_grpc(self.channel(self.triton.grpc_address), case.ask)
+            elif case.may_differ == "lenient":
+                found = NOT_ASKED
+            else:
+                found = await ask_http(self.triton.http_address, case.ask)
+            self.answers[id(case)] = found
+        return found
+
+    async def difference(self, case: Case, sidecar: Sidecar) -> str:
+        """Between Triton's outcome and the sidecar's; empty if there is none."""
+        theirs = await self.theirs(case)
+        if isinstance(case, GrpcCase):
+            assert isinstance(theirs, GrpcOutcome)
+            mine_grpc = await ask_grpc(self.channel(grpc_url(sidecar)), case.ask)
+            return grpc_difference(case.ask, theirs, mine_grpc)
+        assert isinstance(theirs, HttpOutcome)
+        mine = await ask_http(http_url(sidecar), case.ask)
+        return http_difference(theirs, mine, case.may_differ)
+
+
+@pytest.fixture(scope="session")
+def frontend(pytestconfig: pytest.Config) -> GrpcFrontend:
+    return GrpcFrontend(pytestconfig.getoption("--grpc-frontend", GrpcFrontend.NGH2.value))
+
+
+@pytest.fixture(scope="session")
+def repeats(pytestconfig: pytest.Config) -> int:
+    """How often the whole table is asked under merging."""
+    return 3 if pytestconfig.getoption("--all", default=False) else 1
+
+
+@pytest.fixture
+def thorough() -> None:
+    """For what `make test` has no time for: only `--all` selects the tests that ask for it."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselected, which pytest tells with their number; nothing is skipped."""
+    if config.getoption("--all", default=False):
+        return
+    left_out = [item for item in items if "thorough" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """Do not kill its Triton."""
+    directory = tmp_path_factory.mktemp("differential")
+    write_repository(directory / "models")
+    config = EmbeddedConfig(
+        repository=directory / "models",
+        environment=ENVIRONMENT,
+        run_dir=directory / "run",
+        control_mode="explicit",
+    )
+    triton = EmbeddedTriton(config)
+    try:
+        await triton.start()
+        made = Stage(triton)
+        yield made
+        await made.close()
+    finally:
+        if triton.is_running:
+            os.kill(triton.pid, signal.SIGKILL)  # a polite stop takes 3 s
+        await triton.stop()
+
+
+@pytest.fixture(scope="module")
+async def alone(stage: Stage, frontend: GrpcFrontend) -> AsyncIterator[Sidecar]:
+    """A sidecar as it comes."""
+    async with running_sidecar(stage.triton, grpc_frontend=frontend) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+async def merging(stage: Stage, frontend: GrpcFrontend) -> AsyncIterator[Sidecar]:
+    """A sidecar that merges as much as it can."""
+    async with running_sidecar(stage.triton, policy=MERGING, grpc_frontend=frontend) as started:
+        yield started

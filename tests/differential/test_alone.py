@@ -1,0 +1,40 @@
+"""Nobody can tell the sidecar from Triton: the whole table, one request at a time."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.differential.conftest import Stage
+from tests.differential.neighbours import MARK
+from tests.differential.table import TABLE, told
+from tritonsched.serve import Sidecar
+
+GROUP = 40  # cases of one test: a test of its own for each would cost more than asking it
+
+
+def groups() -> list[Any]:
+    names = list(TABLE)
+    return [
+        pytest.param(names[at : at + GROUP], id=f"{at}-{names[at].partition(':')[0]}")
+        for at in range(0, len(names), GROUP)
+    ]
+
+
+def test_the_table_is_as_long_as_it_was_promised() -> None:
+    assert len(TABLE) >= 400
+
+
+@pytest.mark.parametrize("names", groups())
+async def test_a_client_alone_sees_triton(stage: Stage, alone: Sidecar, names: list[str]) -> None:
+    """Status, headers, bodies, messages, and whether the connection lives on."""
+    if fault := told({name: await stage.difference(TABLE[name], alone) for name in names}):
+        pytest.fail(fault, pytrace=False)
+
+
+def test_no_case_speaks_of_a_neighbour() -> None:
+    """So that a neighbour's id in an answer is a difference."""
+    asks = [case.ask for case in TABLE.values()]
+    sent = itertools.chain(*(getattr(ask, "steps", ()) for ask in asks))
+    said = itertools.chain(*(getattr(ask, "messages", ()) for ask in asks))
+    assert not any(MARK.encode() in data for data in itertools.chain(sent, said))
