@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from tritonsched.core.policy import SchedulerView
 from tritonsched.core.queues import RequestQueue
@@ -113,7 +114,9 @@ def densest(
     density = 0.0
     while target >= 1:
         end_ns = finish_ns(queue, view, device, start_ns, target)
-        taken = prefix(_filled(queue, end_ns, target), cap)
+        taken = _filled(queue, end_ns, target)
+        if target > cap:
+            taken = prefix(taken, cap)
         found = _candidate(queue, taken, view, device)
         if found is not None and found.density > density:
             best, density = found, found.density
@@ -149,9 +152,11 @@ def _candidate(
 
 def _filled(queue: RequestQueue, end_ns: int, rows_max: int) -> tuple[Request, ...]:
     """Members that may finish at `end_ns`, best first, as many as fit into `rows_max`."""
+    if queue.rows == queue.size:  # one row each: the first ones fit
+        return tuple(islice(queue.in_time(end_ns, rows_max), rows_max))
     taken: list[Request] = []
     rows = misfits = 0
-    for request in queue.in_time(end_ns):
+    for request in queue.in_time(end_ns, rows_max + MISFITS_MAX):
         if rows + request.rows <= rows_max:
             taken.append(request)
             rows += request.rows

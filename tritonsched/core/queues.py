@@ -10,6 +10,7 @@ what batch forming does all the time. Lanes make "who would be late" one binary 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from heapq import merge
+from itertools import islice
 
 from tritonsched.core.request import NEVER_NS, Request
 
@@ -67,8 +68,11 @@ class RequestQueue:
     @property
     def first_deadline_ns(self) -> int:
         """The earliest deadline among the members; NEVER_NS if none has one."""
-        firsts = (lane[0][0] for (_, timed), lane in self._lanes.items() if timed)
-        return min(firsts, default=NEVER_NS)
+        first = NEVER_NS
+        for (_, timed), lane in self._lanes.items():
+            if timed:
+                first = min(first, lane[0][0])
+        return first
 
     @property
     def weight_max(self) -> float:
@@ -83,13 +87,16 @@ class RequestQueue:
         """Members that have none, oldest first."""
         return _in_order([lane for (_, timed), lane in self._lanes.items() if not timed] or [[]])
 
-    def in_time(self, end_ns: int) -> Iterator[Request]:
-        """Members that may finish at `end_ns`: the most valuable first, then the earliest due."""
+    def in_time(self, end_ns: int, count: int) -> Iterator[Request]:
+        """The first `count` that may finish at `end_ns`: the most valuable first, then the earliest
+        due.
+        """
         lanes = self._lanes
         for weight in sorted({weight for weight, _ in lanes}, reverse=True):
             timed, patient = lanes.get((weight, True), []), lanes.get((weight, False), [])
             late = bisect_left(timed, (end_ns,))
-            yield from _in_order([timed[late:] if late else timed, patient])
+            parts = [part for part in (timed[late : late + count], patient) if part]
+            yield from islice(_in_order(parts), count) if parts else ()
 
     def last_missed_ns(self, end_ns: int) -> int | None:
         """The latest deadline before `end_ns`; None if finishing then is in time for everybody."""

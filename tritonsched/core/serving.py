@@ -63,6 +63,8 @@ class Serving:
             return NEVER_NS
         fixed_ns = tuning.reply_ns + tuning.rtt_ns - 1
         widest_ns = self._least_safe_ns(queue.model, queue.rows_widest)
+        if queue.rows_widest == 1:
+            return queue.first_deadline_ns - fixed_ns - widest_ns
         first = NEVER_NS
         for request in queue.with_deadline():
             if first <= request.deadline_ns - fixed_ns - widest_ns:

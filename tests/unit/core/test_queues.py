@@ -56,7 +56,7 @@ def test_in_time_are_the_most_valuable_first_and_nobody_who_would_be_late() -> N
         request(5, deadline=25, weight=2.0),
         request(6, weight=2.0),
     )
-    assert ids(queue.in_time(20)) == [5, 6, 2, 3]
+    assert ids(queue.in_time(20, 9)) == [5, 6, 2, 3]
     assert queue.last_missed_ns(20) == 15
     assert queue.last_missed_ns(10) is None
     assert queue.last_missed_ns(31) == 30
@@ -101,7 +101,7 @@ def test_a_random_history_leaves_what_a_plain_list_would() -> None:
         assert queue.rows == sum(r.rows for r in plain)
         end = dice.randrange(50)
         in_time = [r for r in ordered if r.deadline_ns >= end]
-        assert list(queue.in_time(end)) == sorted(in_time, key=lambda r: -r.weight)
+        assert list(queue.in_time(end, 99)) == sorted(in_time, key=lambda r: -r.weight)
         missed = [r.deadline_ns for r in plain if r.deadline_ns < end]
         assert queue.last_missed_ns(end) == max(missed, default=None)
 

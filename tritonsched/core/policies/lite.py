@@ -108,21 +108,28 @@ def _least_regret(
     candidates = [candidate for candidate in found if candidate is not None]
     if not candidates:
         return None
+    ready_ns = start_ns + view.tuning.reply_ns
+    waits = [(candidate, _waits(candidate, ready_ns)) for candidate in candidates]
     best = max(
         candidates,
-        key=lambda c: (_score(c, candidates, view, start_ns), -c.requests[0].due_ns),
+        key=lambda c: (_score(c, waits), -c.requests[0].due_ns),
     )
     return Choice(best.queue, best.requests)
 
 
-def _score(
-    chosen: Candidate, candidates: Sequence[Candidate], view: SchedulerView, start_ns: int
-) -> float:
+def _waits(candidate: Candidate, ready_ns: int) -> list[tuple[int, float]]:
+    """How long each member can wait before the batch makes it late, and what it is worth."""
+    end_ns = ready_ns + candidate.safe_ns
+    return sorted((r.deadline_ns - end_ns, r.weight) for r in candidate.requests)
+
+
+def _score(chosen: Candidate, waits: Sequence[tuple[Candidate, list[tuple[int, float]]]]) -> float:
     """Utility per time of running `chosen` now, less what the others lose by waiting for it."""
-    ready_ns = start_ns + chosen.safe_ns + view.tuning.reply_ns
     loss = 0.0
-    for other in candidates:
+    for other, members in waits:
         if other is not chosen:
-            end = ready_ns + other.safe_ns
-            loss += sum(r.weight for r in other.requests if r.deadline_ns < end)
+            for wait_ns, weight in members:
+                if wait_ns >= chosen.safe_ns:
+                    break
+                loss += weight
     return (chosen.utility - loss) / chosen.safe_ns
