@@ -144,7 +144,15 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
         handler = self._made.get(method) or self._make(method)
         if handler is not None:  # unknown names are not remembered: they are anybody's to invent
             self._made[method] = handler
-        return handler
+        return handler or _UNKNOWN
+
+
+async def _unknown(_messages: AsyncIterator[bytes], context: Context) -> None:
+    """UNIMPLEMENTED without a word, as Triton says it; grpcio would add its own."""
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+
+
+_UNKNOWN = grpc.stream_stream_rpc_method_handler(_unknown)
 
 
 async def _end(reply: GrpcReply, context: Context) -> None:
