@@ -14,8 +14,7 @@ from functools import partial
 from itertools import groupby
 
 from tritonsched.core.request import Outcome
-from tritonsched.core.tuning import Tuning
-from tritonsched.sim.experiment import Run, Trace, bound_of, default_load, run
+from tritonsched.sim.experiment import Run, Trace, bound_of, default_load, run, tuning_for
 from tritonsched.sim.record import Bar
 
 S = 1_000_000_000
@@ -37,7 +36,7 @@ FIGURES = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. loads: empty means each workload's own. rtt_ns, guard_ns: of the sidecar."""
+    """What to run. loads: empty means each workload's own. rtt_ns: between sidecar and Triton."""
 
     workloads: Sequence[str]
     contenders: Sequence[str]
@@ -45,7 +44,6 @@ class Plan:
     seeds: int = 5
     length: int = 10_000
     rtt_ns: int = 0
-    guard_ns: int = 0
 
     def traces(self) -> list[Trace]:
         return [
@@ -87,7 +85,7 @@ class Row:
 
 def samples(plan: Plan, trace: Trace) -> list[Sample]:
     """Everybody on one trace."""
-    tuning = Tuning(rtt_ns=plan.rtt_ns, guard_ns=plan.guard_ns)
+    tuning = tuning_for(plan.rtt_ns)
     window_ns = WINDOW_NS if trace.seed == 1 else (0, 0)
     return [
         _sample(run(trace, contender, tuning=tuning, window_ns=window_ns))

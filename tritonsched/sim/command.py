@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tritonsched.core.tuning import GUARD_NS
 from tritonsched.sim.campaign import FIGURES, Plan, Row, execute
 from tritonsched.sim.experiment import Trace, contenders, workload_names
 from tritonsched.sim.page import page
@@ -70,7 +69,6 @@ def simulate(
         seeds=seeds,
         length=requests,
         rtt_ns=round(rtt_ms * MS),
-        guard_ns=GUARD_NS if rtt_ms else 0,
     )
     rows = _run(plan, jobs)
     if html is not None:

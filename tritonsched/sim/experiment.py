@@ -14,7 +14,7 @@ from itertools import islice, product
 
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Request
+from tritonsched.core.request import NEVER_NS, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.sim.bound import Option, bound, options_of
@@ -80,6 +80,26 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Serial(Tuning):
+    """No round trip: nothing is gained by sending a batch ahead, so that each waits for the last.
+
+    What overruns then takes only its own members along.
+    """
+
+    rtt_ns: int = 0
+    guard_ns: int = 0
+
+    @property
+    def lead_ns(self) -> int:
+        return -NEVER_NS
+
+
+def tuning_for(rtt_ns: int) -> Tuning:
+    """The sidecar's numbers at that round trip."""
+    return Tuning(rtt_ns=rtt_ns) if rtt_ns else Serial()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What came of it. busy: mean share of the devices' time."""
 
@@ -126,7 +146,7 @@ def run(
     scheduler, another one to time it for example.
     """
     workload = trace.workload
-    tuning = tuning or Tuning(rtt_ns=0, guard_ns=0)
+    tuning = tuning or Serial()
     record = Record(window_ns=window_ns)
     world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
     if contender in SERVERS:
