@@ -14,12 +14,13 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.integration.conftest import TRITON_ENVIRONMENT
-from tests.integration.sidecars import running_sidecar
+from tests.integration.sidecars import grpc_url, running_sidecar
 from tests.integration.stream_models import MODELS, Gate, ask, write_repository
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.core.devices import BATCHES_MAX
 from tritonsched.serve import Sidecar
 
-DEVICE_MAX = 4  # batches that are out at once at most, and one that waits
+PROVEN = 10  # batches after which their time is known
 PATIENCE_S = 30  # far more than anything here takes; a hang fails the test instead of the run
 
 
@@ -46,15 +47,20 @@ class Stage:
         await until(lambda: self.waiting(model) == count)
 
     async def jam(self, stub: Any) -> list[asyncio.Future[Any]]:
-        """Requests of `gated`, so many that one waits: whatever comes now waits behind it."""
+        """Requests of `gated` that fill its device, and one that waits: so will what comes now."""
         sent: list[asyncio.Future[Any]] = []
-        while not self.waiting("gated"):
-            assert len(sent) < DEVICE_MAX, "nothing waits"
+        for number in range(BATCHES_MAX + 1):
             submitted = self.sidecar.ledger.submitted.total()
-            sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", len(sent))))))
+            sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", number)))))
             await until(partial(self._more_than, submitted))
-            await tick()
+            await self.queued("gated", number // BATCHES_MAX)
         return sent
+
+    async def prove(self) -> None:
+        """Let the times of `gated` be known, so that a second batch is sent ahead."""
+        async with stub_of(grpc_url(self.sidecar)) as stub, self.gate.open():
+            for number in range(PROVEN):
+                await stub.ModelInfer(ask("gated", number))
 
     def _more_than(self, submitted: int) -> bool:
         return self.sidecar.ledger.submitted.total() > submitted
@@ -92,7 +98,9 @@ async def staged(directory: Path, build_dir: Path, **options: Any) -> AsyncItera
         control_mode="explicit",
     )
     async with EmbeddedTriton(config) as triton, running_sidecar(triton, **options) as sidecar:
-        yield Stage(directory / "models", gate, triton, sidecar)
+        stage = Stage(directory / "models", gate, triton, sidecar)
+        await stage.prove()
+        yield stage
 
 
 @contextlib.asynccontextmanager
