@@ -36,10 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(slots=True)
 class Stage:
-    """Triton and what it said so far. answers: by the case's identity; it is asked once."""
+    """Triton and what it said so far. answers: by case; channels: by address."""
 
     triton: EmbeddedTriton
-    answers: dict[int, Outcome] = field(default_factory=dict)
+    answers: dict[Case, Outcome] = field(default_factory=dict)
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
 
     def channel(self, address: str) -> grpc.aio.Channel:
@@ -52,22 +52,16 @@ class Stage:
         for opened in self.channels.values():
             await opened.close(None)
 
-    async def theirs(self, case: Case) -> Outcome:
-        """Triton's own outcome."""
-        found = self.answers.get(id(case))
-        if found is None:
-            if isinstance(case, GrpcCase):
-                found = await ask_grpc(self.channel(self.triton.grpc_address), case.ask)
-            elif case.may_differ == "lenient":
-                found = NOT_ASKED
-            else:
-                found = await ask_http(self.triton.http_address, case.ask)
-            self.answers[id(case)] = found
-        return found
+    async def asked(self, case: Case) -> Outcome:
+        """Triton's own outcome, now."""
+        if isinstance(case, GrpcCase):
+            return await ask_grpc(self.channel(self.triton.grpc_address), case.ask)
+        if case.may_differ == "lenient":
+            return NOT_ASKED
+        return await ask_http(self.triton.http_address, case.ask)
 
-    async def difference(self, case: Case, sidecar: Sidecar) -> str:
-        """Between Triton's outcome and the sidecar's; empty if there is none."""
-        theirs = await self.theirs(case)
+    async def compared(self, case: Case, theirs: Outcome, sidecar: Sidecar) -> str:
+        """What the sidecar answers now differs by this; empty if by nothing."""
         if isinstance(case, GrpcCase):
             assert isinstance(theirs, GrpcOutcome)
             mine_grpc = await ask_grpc(self.channel(grpc_url(sidecar)), case.ask)
@@ -75,6 +69,16 @@ class Stage:
         assert isinstance(theirs, HttpOutcome)
         mine = await ask_http(http_url(sidecar), case.ask)
         return http_difference(theirs, mine, case.may_differ)
+
+    async def theirs(self, case: Case) -> Outcome:
+        """Triton's own outcome; it is asked once."""
+        if case not in self.answers:
+            self.answers[case] = await self.asked(case)
+        return self.answers[case]
+
+    async def difference(self, case: Case, sidecar: Sidecar) -> str:
+        """Between Triton's outcome and the sidecar's; empty if there is none."""
+        return await self.compared(case, await self.theirs(case), sidecar)
 
 
 @pytest.fixture(scope="session")
