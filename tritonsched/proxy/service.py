@@ -120,6 +120,10 @@ class Proxy:
     def is_ready(self) -> bool:
         return not self.is_draining and self._triton_is_up()
 
+    def knows(self, model: str) -> bool:
+        """Whether what Triton said of some version of the model still counts."""
+        return self._models.serves(model)
+
     @property
     def tensor_bytes(self) -> int:
         """Bytes of the requests held now."""
