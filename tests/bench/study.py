@@ -13,6 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench import deeprt
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
 from tritonsched.sim.studies import STUDIES
@@ -90,9 +91,16 @@ def shepherd(options: argparse.Namespace) -> tuple[str, Lines]:
     return "Shepherd's micro-benchmark (NSDI 2023): bursts of 1024 beside a slow model", lines
 
 
+def deeprt_shape(options: argparse.Namespace) -> tuple[str, Lines]:
+    """Misses of admitted streams on DeepRT's three desktop traces."""
+    title = "DeepRT's evaluation in shape (SEC 2021): misses of the streams that were admitted"
+    return title, deeprt.table(options.rules.split(",")[0], options.seeds)
+
+
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
     "shepherd": shepherd,
+    "deeprt": deeprt_shape,
 }
 
 
