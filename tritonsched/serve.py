@@ -210,6 +210,7 @@ class Sidecar:
             on_send=self._lags.send.observe,
             on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
             on_taken_apart=self._taken_apart,
+            resend_failed=policy.transport.resend_failed,
         )
         self._stack.callback(self.driver.close)
         watch = RepositoryWatch(

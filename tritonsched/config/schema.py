@@ -90,6 +90,10 @@ class TransportSection(_Section):
         le=65_536,
         description="Shared-memory pool; default 25 % of /dev/shm, <= 256.",
     )
+    resend_failed: bool = Field(
+        default=True,
+        description="Send the members of a failed batch alone: Triton may execute them twice.",
+    )
 
 
 class PolicyFile(_Section):

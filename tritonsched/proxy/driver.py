@@ -96,8 +96,9 @@ class Driver:
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
     batch's message was written, in ns. on_lost: Triton did not answer a batch.
-    on_taken_apart: a merged batch of this model failed and is sent one by one. is_current: Triton
-    still serves the model so; otherwise its queued calls are not merged.
+    on_taken_apart: a merged batch of this model failed and is sent one by one; with resend_failed
+    False its members hear its error. is_current: Triton still serves the model so; otherwise its
+    queued calls are not merged.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Driver:
         on_lost: Callable[[], None] | None = None,
         on_taken_apart: Callable[[str, errors.BackendError], None] | None = None,
         is_current: Callable[[ModelInfo], bool] = lambda _: True,
+        resend_failed: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._backend = backend
@@ -128,6 +130,7 @@ class Driver:
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
         self.is_current = is_current
+        self._resend_failed = resend_failed
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
         self._pending: dict[int, _Pending] = {}
@@ -314,7 +317,7 @@ class Driver:
     def _failed(self, flight: _Flight, error: errors.TritonschedError) -> None:
         """Triton failed it, then it is taken apart; or did not answer, and nor can we."""
         batch = flight.batch
-        if isinstance(error, errors.BackendError):
+        if isinstance(error, errors.BackendError) and self._resend_failed:
             if self._on_taken_apart is not None:
                 self._on_taken_apart(batch.model, error)
             self._finish(Completion(batch.id, ok=False, retried=True))

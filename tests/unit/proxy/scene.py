@@ -67,6 +67,7 @@ class Scene:
         tuning: Tuning = EXACT,
         late_ns: int = 0,
         kind: type[ScriptedBackend] = ScriptedBackend,
+        resend_failed: bool = True,
         **more: Any,
     ) -> None:
         self.loop = loop
@@ -92,6 +93,7 @@ class Scene:
             on_send=self.sends.append,
             on_lost=self._lost,
             on_taken_apart=lambda model, error: self.taken_apart.append((model, str(error))),
+            resend_failed=resend_failed,
         )
         self.driver.set_variant(Variant("echo", 8, ECHO.devices))
         scheduler.set_profile("echo", DEVICE, exact(dict.fromkeys(range(1, 9), EXEC_NS)))

@@ -102,6 +102,20 @@ def test_a_failed_merge_is_taken_apart_and_each_member_tried_alone_once(first: S
     run_virtual(main)
 
 
+def test_a_failed_merge_is_not_repeated_if_the_operator_forbids_it() -> None:
+    """Its members hear the batch's error; what may have been executed is not executed again."""
+
+    async def main(loop: VirtualLoop) -> None:
+        scene = Scene(loop, fail(), resend_failed=False)
+        first, second = await ends(scene.send(id="a"), scene.send(id="b"))
+        assert isinstance(first, errors.BackendError)
+        assert str(first) == str(second)
+        assert (scene.backend.lone, scene.taken_apart) == ([], [])
+        assert scene.outcomes() == {"failed": 2}
+
+    run_virtual(main)
+
+
 @virtual
 async def test_an_answer_with_wrong_rows_is_taken_apart_and_its_memory_given_back(
     loop: VirtualLoop,
