@@ -3,7 +3,7 @@ ngh2.
 
 libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and the limits against
 floods; this file adds the transport: what is queued is written at once, reading stops when nobody
-reads what we write, and windows so large that a message never waits for a WINDOW_UPDATE.
+reads what we write, and windows so large that a message seldom waits for a WINDOW_UPDATE.
 grpc's own Python transport costs ten times the CPU a call (performance study B1).
 Source: RFC 9113.
 """
@@ -34,6 +34,10 @@ Headers = Sequence[Header]
 WINDOW_BYTES = (1 << 31) - 1  # the largest: messages are bounded by their own limit
 FRAME_BYTES_MAX = (1 << 24) - 1  # the largest: grpc's clients then send a picture in a few frames
 HEADER_LIST_BYTES_MAX = 64 * 1024
+UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
+# A client resets each stream whose deadline passed, so an overload is not an attack (rapid reset):
+# libnghttp2's own 33 a second would end the connection, and with it all its other calls.
+RESETS_BURST, RESETS_PER_S = 10_000, 5_000
 REFUSED_STREAM = int(ngh2.ErrorCode.REFUSED_STREAM)
 CANCEL = int(ngh2.ErrorCode.CANCEL)
 NO_ERROR = int(ngh2.ErrorCode.NO_ERROR)
@@ -42,24 +46,34 @@ NO_ERROR = int(ngh2.ErrorCode.NO_ERROR)
 class Http2Protocol(asyncio.Protocol):
     """One connection; subclasses hear what its streams say by the `on_…` methods.
 
-    role: which end we are. streams_max: what the other end may open at once. gone: set at the end.
+    role: which end we are. streams_max: what the other end may open at once. stream_window_bytes:
+    what it may send on a stream before `taken` says more; by default all is taken as it comes.
+    gone: set at the end.
     """
 
-    def __init__(self, role: Role, *, streams_max: int) -> None:
+    def __init__(
+        self, role: Role, *, streams_max: int, stream_window_bytes: int = WINDOW_BYTES
+    ) -> None:
         config = ngh2.Configuration(
+            auto_window_update=stream_window_bytes == WINDOW_BYTES,
             peer_max_concurrent_streams=streams_max,
             max_inbound_header_list_size=HEADER_LIST_BYTES_MAX,
+            stream_reset_rate_limit=(RESETS_BURST, RESETS_PER_S),
         )
         self._settings = {
             ngh2.Setting.ENABLE_PUSH: 0,
             ngh2.Setting.MAX_CONCURRENT_STREAMS: streams_max,
-            ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+            ngh2.Setting.INITIAL_WINDOW_SIZE: stream_window_bytes,
             ngh2.Setting.MAX_FRAME_SIZE: FRAME_BYTES_MAX,
             ngh2.Setting.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
         }
         self._engine = ngh2.Connection(role, config)
         self._transport: asyncio.Transport | None = None
         self._is_flush_due = False
+        self._is_hearing = False
+        self._is_leaving = False
+        self._is_read = True  # what we write, by the other end
+        self._moved = asyncio.Event()  # something was heard or sent, or all is over
         self.gone = asyncio.Event()
 
     # -- asyncio.Protocol -----------------------------------------------------------------------
@@ -73,6 +87,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.gone.set()
+        self._moved.set()
         self.on_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -82,8 +97,11 @@ class Http2Protocol(asyncio.Protocol):
             self.flush()  # it has a GOAWAY to say
             self.abort(error)
             return
+        self._is_hearing = True
         self._hear_all()
+        self._is_hearing = False
         self.flush()
+        self._moved.set()
         self._hear_all()  # streams that we reset ourselves are closed when that is written
 
     def _hear_all(self) -> None:
@@ -92,10 +110,13 @@ class Http2Protocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Who does not read is not read from."""
+        self._is_read = False
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._is_read = True
+        self._moved.set()
         if self._transport is not None:
             self._transport.resume_reading()
 
@@ -111,6 +132,8 @@ class Http2Protocol(asyncio.Protocol):
                 self.on_closed(happened.stream_id, happened.error_code)
             case event.GoAwayReceived():
                 self.on_goaway(happened.last_stream_id)
+            case event.ConnectionClosed():  # after a GOAWAY of ours: the protocol was broken
+                self.abort(ConnectionError("HTTP/2 ended the connection"))
             case _:
                 pass
 
@@ -140,6 +163,11 @@ class Http2Protocol(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs; a connection that said goodbye is closed then."""
+        return True
+
     def request(self, headers: Iterable[Header], body: bytes) -> int:
         """Send a whole request; returns its stream. Raises NoStream if there can be none."""
         try:
@@ -165,20 +193,36 @@ class Http2Protocol(asyncio.Protocol):
         with contextlib.suppress(ngh2.NGH2Error):
             self._engine.send_trailers(stream_id, trailers)
 
+    def reset(self, stream_id: int, code: int) -> None:
+        """End a stream after what was queued for it, unless that waits for the other end."""
+        self._write()
+        with contextlib.suppress(ngh2.NGH2Error):
+            if not self._engine.queued_body_size(stream_id):
+                self._engine.reset_stream(stream_id, code)
+
+    def taken(self, stream_id: int, size_bytes: int) -> None:
+        """So much of a stream's body has been taken: the other end may send more."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.acknowledge_received_data(size_bytes, stream_id)
+
+    async def room(self, stream_id: int) -> None:
+        """Wait until most of a stream's body has left, or nobody will read it any more."""
+        while self.is_open and not (
+            self._is_read and self._engine.queued_body_size(stream_id) <= UNSENT_BYTES_MAX
+        ):
+            self._moved.clear()
+            await self._moved.wait()
+
     def say_goodbye(self) -> None:
-        """Take no new streams; those that run go on."""
+        """Take no new streams; those that run go on, and then the connection is closed."""
+        self._is_leaving = True
         with contextlib.suppress(ngh2.NGH2Error):
             self._engine.send_goaway(NO_ERROR)
         self.flush()
 
-    def close(self) -> None:
-        """Close when what is written is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
     def flush_soon(self) -> None:
         """Write what is queued at the end of this turn."""
-        if not self._is_flush_due:
+        if not (self._is_flush_due or self._is_hearing):
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -188,12 +232,25 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.close() if error is not None else self._transport.abort()
 
     def flush(self) -> None:
-        """Write what is queued."""
+        """Write what is queued; what is said while we hear is written together, after it."""
+        if self._is_hearing:
+            return
         self._is_flush_due = False
-        if self._transport is not None:
+        self._write()
+        is_over = self._is_leaving and self.is_idle and not self._engine.queued_body_size()
+        if is_over and self._transport is not None:
+            self._transport.close()
+
+    def _write(self) -> None:
+        if self._transport is None:
+            return
+        try:
             data = self._engine.data_to_send()
-            if data:
-                self._transport.write(data)
+        except ngh2.NGH2Error as error:  # the connection is beyond words
+            self.abort(error)
+            return
+        if data:
+            self._transport.write(data)
 
 
 class NoStream(Exception):

@@ -9,23 +9,26 @@ Source: gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
+from collections.abc import Coroutine
 from typing import Any
 
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.backend.upstream_h2 import CODE_NUMBERS, encode_header, escape
-from tritonsched.errors import PayloadTooLarge, TritonschedError
+from tritonsched.errors import DeadlineExpired, MemoryFull, TritonschedError
 from tritonsched.frontend import grpc_wire
 from tritonsched.frontend.grpc_framing import (
     PREFIX_BYTES,
+    Cutter,
     Head,
-    end_of_first,
+    announced_bytes,
     framed,
+    is_one_message,
     message_of,
     timeout_of,
+    too_large,
 )
+from tritonsched.frontend.grpc_h2_stream import H2Stream
 from tritonsched.frontend.grpc_methods import (
     INFER,
     STREAM,
@@ -37,14 +40,22 @@ from tritonsched.frontend.grpc_methods import (
 )
 from tritonsched.frontend.grpc_stream import Streams
 from tritonsched.frontend.service import InferService
-from tritonsched.http2 import Headers, Http2Protocol, Role
-from tritonsched.tensors import Answer, Buffer, Cancel, GrpcReply, MergedReply
+from tritonsched.http2 import NO_ERROR, Headers, Http2Protocol, Role
+from tritonsched.tensors import Answer, Cancel, GrpcReply, InferCall, MergedReply
 
 STREAMS_MAX = 4096  # calls of one connection at once; more wait at the client
+STREAM_WINDOW_BYTES = 4 << 20  # of a call before we must say more: large pictures need no word
+UNHEARD_MESSAGES_MAX = 8  # messages of the largest size that may be on their way on a connection
 HEADS_MAX = 1024  # header lists remembered by a server
-STREAM_MESSAGES_MAX = 64  # of one ModelStreamInfer read ahead; then its client is not read from
+HEAD_BYTES_MAX = 4096  # longer ones are read each time
+# The scheduler refuses what cannot be in time with its reason, and a client's own clock resets the
+# stream; this is for calls of which neither is true, and for timers that fire a little early.
+DEADLINE_GRACE_S = 0.005
+DEADLINE_NS_MAX = 86_400_000_000_000  # a longer one is none
 _OK_HEAD = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _OK_END = ((b"grpc-status", b"0"),)
+_NO_GRPC = ((b":status", b"415"),)  # what the protocol asks for
+_CLIENT_CODINGS = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 
 
 class Shared:
@@ -77,290 +88,302 @@ class Shared:
                 timeout_ns = timeout_of(bytes(value))
                 headers = tuple([pair for pair in headers if pair[0] != name])
                 break
-        head = self._heads.get(headers)
-        if head is None:
+        return self._heads.get(headers) or self._remember(headers), timeout_ns
+
+    def _remember(self, headers: Headers) -> Head:
+        head = Head(headers)
+        if sum([len(name) + len(value) for name, value in headers]) <= HEAD_BYTES_MAX:
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
-            head = self._heads[headers] = Head(headers)
-        return head, timeout_ns
-
-    def message_of(self, body: bytes, encoding: str) -> bytes:
-        """The one message in a body. Raises PayloadTooLarge, ClientError."""
-        return message_of(body, encoding, self.request_bytes_max)
+            self._heads[headers] = head
+        return head
 
 
 class _Call:
-    """One call. received_ns, deadline_ns: monotonic; cancel: what its end stops."""
+    """One call. received_ns: monotonic; timeout_ns: the client's, from then on. is_heard: it has
+    said all. cancel: what its end stops.
+    """
 
-    __slots__ = ("cancel", "deadline_ns", "head", "messages", "pieces", "received_ns", "size_bytes")
+    __slots__ = (
+        "cancel", "head", "is_heard", "pieces", "received_ns", "size_bytes", "stream", "timeout_ns",
+        "timer",
+    )  # fmt: skip
 
-    def __init__(self, head: Head, received_ns: int, deadline_ns: int | None) -> None:
+    def __init__(self, head: Head, received_ns: int, timeout_ns: int | None) -> None:
         self.head = head
         self.received_ns = received_ns
-        self.deadline_ns = deadline_ns
+        self.timeout_ns = timeout_ns
+        self.is_heard = False
         self.pieces: list[bytes] = []
         self.size_bytes = 0
         self.cancel: Cancel | None = None
-        self.messages: _Messages | None = None
-
-    @property
-    def remaining_ns(self) -> int | None:
-        """What was left of the client's deadline when the call came."""
-        return None if self.deadline_ns is None else self.deadline_ns - self.received_ns
+        self.timer: asyncio.TimerHandle | None = None
+        self.stream: H2Stream | None = None
 
 
 class Connection(Http2Protocol):
     """One client."""
 
     def __init__(self, shared: Shared) -> None:
-        super().__init__(Role.SERVER, streams_max=STREAMS_MAX)
+        super().__init__(
+            Role.SERVER, streams_max=STREAMS_MAX, stream_window_bytes=STREAM_WINDOW_BYTES
+        )
         self._shared = shared
         self._calls: dict[int, _Call] = {}
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._unheard_bytes = 0
         shared.connections.add(self)
 
     # -- what the client says -------------------------------------------------------------------
 
     def on_headers(self, stream_id: int, headers: Headers, *, end: bool) -> None:
-        now = time.monotonic_ns()
         head, timeout_ns = self._shared.head_of(headers)
-        call = _Call(head, now, None if timeout_ns is None else now + timeout_ns)
-        self._calls[stream_id] = call
+        call = self._calls[stream_id] = _Call(head, time.monotonic_ns(), timeout_ns)
+        call.is_heard = end
+        if not head.is_grpc:
+            self._refuse(stream_id, _NO_GRPC)
+            return
+        if timeout_ns is not None and timeout_ns <= DEADLINE_NS_MAX:
+            wait_s = timeout_ns / 1e9 + DEADLINE_GRACE_S
+            call.timer = asyncio.get_running_loop().call_later(wait_s, self._expire, stream_id)
         if head.method == STREAM:
             self._start_stream(stream_id, call)
         elif head.method not in UNARY:
             self._end(stream_id, GrpcReply("UNIMPLEMENTED", "", b""))
-        if end:
-            self._received(stream_id, call)
+        elif end:
+            self._whole(stream_id, call, b"")
 
     def on_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
         call = self._calls.get(stream_id)
         if call is None:  # it has been answered before it was heard out
+            self.taken(stream_id, len(data))
+            return
+        call.is_heard = end
+        if call.stream is not None:
+            self._feed(stream_id, call.stream, data, end=end)
+            return
+        self.taken(stream_id, len(data))
+        if end and not call.pieces:
+            self._whole(stream_id, call, data)
             return
         call.pieces.append(data)
         call.size_bytes += len(data)
-        if call.size_bytes > self._shared.request_bytes_max + PREFIX_BYTES:
-            limit = self._shared.request_bytes_max
-            text = f"the message exceeds {limit} bytes; raise limits.request_mib_max"
-            self._end(stream_id, error_reply(PayloadTooLarge(text)))
-        elif call.messages is not None:
-            self._read_messages(stream_id, call)
-        if end and stream_id in self._calls:
-            self._received(stream_id, call)
+        self._unheard_bytes += len(data)
+        error = self._too_much(call)
+        if error is not None:
+            self._end(stream_id, error_reply(error))
+        elif end:
+            self._whole(stream_id, call, self._joined(call))
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
-        call = self._calls.get(stream_id)
-        if call is not None:
-            self._received(stream_id, call)
+        """A client's trailers mean nothing in gRPC, but they end what it says."""
+        self.on_data(stream_id, b"", end=True)
 
     def on_closed(self, stream_id: int, code: int) -> None:
-        self._drop(self._calls.pop(stream_id, None))
-
-    def on_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.discard(self)
-        self._writable.set()
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            self._drop(call)
-
-    def _drop(self, call: _Call | None) -> None:
-        """The client has left."""
+        """The client has left, if the call is not answered yet."""
+        call = self._forget(stream_id)
         if call is not None and call.cancel is not None:
             call.cancel()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._writable.clear()
+    def on_lost(self, exc: Exception | None) -> None:
+        self._shared.connections.discard(self)
+        for stream_id in list(self._calls):
+            self.on_closed(stream_id, NO_ERROR)
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._writable.set()
+    @property
+    def is_idle(self) -> bool:
+        return not self._calls
+
+    def _expire(self, stream_id: int) -> None:
+        """Its deadline has passed, and neither the scheduler nor the client has said so."""
+        cancel = self._calls[stream_id].cancel
+        self._end(stream_id, error_reply(DeadlineExpired("the client's deadline has passed")))
+        if cancel is not None:
+            cancel()
+
+    def _too_much(self, call: _Call) -> TritonschedError | None:
+        """Why no more of it is heard: its own size, as announced, or the connection's."""
+        size_max = self._shared.request_bytes_max
+        announced = announced_bytes(call.pieces[0])
+        if max(announced, call.size_bytes) > size_max + PREFIX_BYTES:
+            return too_large(size_max)
+        if self._unheard_bytes > UNHEARD_MESSAGES_MAX * size_max:
+            return MemoryFull(
+                f"{self._unheard_bytes} bytes of unfinished messages on one connection"
+            )
+        return None
+
+    def _joined(self, call: _Call) -> bytes:
+        body = b"".join(call.pieces)
+        self._unheard_bytes -= call.size_bytes
+        call.pieces, call.size_bytes = [], 0
+        return body
+
+    def _forget(self, stream_id: int) -> _Call | None:
+        """The call, which is over, unless it already was."""
+        call = self._calls.pop(stream_id, None)
+        if call is not None:
+            self._unheard_bytes -= call.size_bytes
+            if call.timer is not None:
+                call.timer.cancel()
+            if call.stream is not None:
+                call.stream.over()
+        return call
 
     # -- unary calls ----------------------------------------------------------------------------
 
-    def _received(self, stream_id: int, call: _Call) -> None:
+    def _whole(self, stream_id: int, call: _Call, body: bytes) -> None:
         """The client has said all."""
-        if call.messages is not None:
-            call.messages.close()
-            return
-        pieces = call.pieces
-        call.pieces = []
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
-            message = self._shared.message_of(body, call.head.encoding)
-        except TritonschedError as error:
+            self._start(stream_id, call, body)
+        except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
-            return
-        if call.head.method == INFER:
-            self._infer(stream_id, call, message)
-        else:
-            task = self._shared.spawn(self._forward(stream_id, call, message))
-            call.cancel = task.cancel
 
-    def _infer(self, stream_id: int, call: _Call, message: bytes) -> None:
+    def _start(self, stream_id: int, call: _Call, body: bytes) -> None:
+        size_max = self._shared.request_bytes_max
+        if len(body) > size_max + PREFIX_BYTES:
+            raise too_large(size_max)
+        start = PREFIX_BYTES  # a plain message is not copied out of its body
+        if body[:1] != b"\0" or not is_one_message(body):
+            body, start = message_of(body, call.head.encoding, size_max), 0
+        if call.head.method == INFER:
+            self._infer(stream_id, call, body, start)
+        else:
+            call.cancel = self._shared.spawn(self._forward(stream_id, call, body[start:])).cancel
+
+    def _infer(self, stream_id: int, call: _Call, body: bytes, start: int) -> None:
         made = grpc_wire.decode(
-            message,
+            body,
             call.head.kept,
             received_ns=call.received_ns,
-            remaining_ns=call.remaining_ns,
+            remaining_ns=call.timeout_ns,
+            start=start,
         )
 
         def done(outcome: Answer | TritonschedError) -> None:
-            if isinstance(outcome, MergedReply) and outcome.explain is None:
-                self._answer(stream_id, grpc_wire.encode(outcome, made))
-            elif isinstance(outcome, TritonschedError):
-                self._end(stream_id, error_reply(outcome))
-            else:
-                self._end(stream_id, as_grpc(outcome, made))
+            self._answer(stream_id, outcome, made)
 
-        cancel = self._shared.service.submit(made, done)
-        if stream_id in self._calls:
-            call.cancel = cancel
+        call.cancel = self._shared.service.submit(made, done)
 
     async def _forward(self, stream_id: int, call: _Call, message: bytes) -> None:
         reply = await self._shared.methods.unary(
-            call.head.method, message, call.head.metadata, remaining_ns=call.remaining_ns
+            call.head.method, message, call.head.metadata, remaining_ns=call.timeout_ns
         )
         self._end(stream_id, reply)
 
     # -- ModelStreamInfer -------------------------------------------------------------------------
 
     def _start_stream(self, stream_id: int, call: _Call) -> None:
-        call.messages = _Messages(self._resume)
-        task = self._shared.spawn(self._relay(stream_id, call, _Client(self, stream_id, call)))
-        call.cancel = partial(_leave, call.messages, task)
+        cutter = Cutter(call.head.encoding, self._shared.request_bytes_max)
+        stream = call.stream = H2Stream(self, stream_id, cutter)
+        if call.is_heard:
+            stream.half_close()
+        task = self._shared.spawn(self._relay(stream_id, call, stream))
 
-    async def _relay(self, stream_id: int, call: _Call, client: "_Client") -> None:
+        def leave() -> None:
+            """A client that leaves half-closes, and what it waits for ends."""
+            stream.half_close()
+            task.cancel()
+
+        call.cancel = leave
+
+    async def _relay(self, stream_id: int, call: _Call, stream: H2Stream) -> None:
         try:
-            reply = await self._shared.streams.relay(client, call.head.metadata)
+            reply = await self._shared.streams.relay(stream, call.head.metadata)
         except Exception as error:  # the boundary: whatever it is becomes a status
             reply = error_reply(error)
-        self._end(stream_id, reply, begun=client.begun)
+        self._end(stream_id, reply)
 
-    def _read_messages(self, stream_id: int, call: _Call) -> None:
-        """Cut what has come into messages."""
-        body = b"".join(call.pieces)
-        assert call.messages is not None
-        while (end := end_of_first(body)) is not None:
-            try:
-                call.messages.put(self._shared.message_of(body[:end], call.head.encoding))
-            except TritonschedError as error:
-                self._end(stream_id, error_reply(error))
-                return
-            body = body[end:]
-        call.pieces = [body] if body else []
-        call.size_bytes = len(body)
-        if call.messages.is_full:
-            super().pause_writing()  # one buffer a connection: nothing more is read from it
-
-    def _resume(self) -> None:
-        super().resume_writing()
+    def _feed(self, stream_id: int, stream: H2Stream, data: bytes, *, end: bool) -> None:
+        try:
+            stream.feed(data)
+        except TritonschedError as error:
+            stream.half_close()
+            self._end(stream_id, error_reply(error))
+            return
+        if end:
+            stream.half_close()
 
     # -- what is said to the client ---------------------------------------------------------------
 
     def begin(self, stream_id: int, metadata: Metadata) -> None:
         """The headers of an answer in pieces."""
         if stream_id in self._calls:
-            self.respond(stream_id, (*_OK_HEAD, *map(encode_header, metadata)))
+            self.respond(stream_id, _head(metadata))
 
-    async def send(self, stream_id: int, message: Buffer) -> None:
-        """One message of it, at the client's speed."""
+    def say(self, stream_id: int, data: bytes) -> None:
+        """A piece of its body."""
         if stream_id in self._calls:
-            self.body(stream_id, framed(message))
+            self.body(stream_id, data)
             self.flush()
-            await self._writable.wait()
 
-    def _answer(self, stream_id: int, message: Buffer) -> None:
-        """A plain OK with its message."""
-        if self._calls.pop(stream_id, None) is None:
+    def _answer(self, stream_id: int, outcome: Answer | TritonschedError, made: InferCall) -> None:
+        """The end of an inference; a plain answer has no more to it than its bytes."""
+        try:
+            if isinstance(outcome, MergedReply) and outcome.explain is None:
+                body = grpc_wire.encode_framed(outcome, made)
+            else:
+                self._end(stream_id, _reply(outcome, made))
+                return
+        except Exception as error:  # the boundary: whatever it is becomes a status
+            self._end(stream_id, error_reply(error))
             return
-        self.respond(stream_id, _OK_HEAD)
-        self.body(stream_id, framed(message))
-        self.end(stream_id, _OK_END)
-        self._flush_later()
+        if self._forget(stream_id) is not None:
+            self.respond(stream_id, _OK_HEAD)
+            self.body(stream_id, body)
+            self.end(stream_id, _OK_END)
+            self._flush_later()
 
-    def _end(self, stream_id: int, reply: GrpcReply, *, begun: bool = False) -> None:
+    def _end(self, stream_id: int, reply: GrpcReply) -> None:
         """The end of any call: an OK with its message, or a status."""
-        call = self._calls.pop(stream_id, None)
+        call = self._forget(stream_id)
         if call is None:
             return
-        trailers = (
-            (b"grpc-status", CODE_NUMBERS[reply.code]),
-            *((b"grpc-message", escape(reply.details)) for _ in range(bool(reply.details))),
-            *map(encode_header, trailers_of(reply)),
-        )
+        stream = call.stream
+        begun = stream is not None and stream.begun
+        trailers = _trailers(reply)
         if reply.code != "OK" and not begun:  # "Trailers-Only"
             self.respond(stream_id, (*_OK_HEAD, *trailers), end=True)
         else:
             if not begun:
-                self.respond(stream_id, (*_OK_HEAD, *map(encode_header, reply.initial_metadata)))
-                if call.messages is None:
-                    self.body(stream_id, framed(reply.message))
+                self.respond(stream_id, _head(reply.initial_metadata))
+            if stream is None:
+                self.body(stream_id, framed(reply.message))
             self.end(stream_id, trailers)
+        self._ended(stream_id, call)
+
+    def _refuse(self, stream_id: int, headers: Headers) -> None:
+        """Answer what is no call of gRPC."""
+        call = self._forget(stream_id)
+        if call is not None:
+            self.respond(stream_id, headers, end=True)
+            self._ended(stream_id, call)
+
+    def _ended(self, stream_id: int, call: _Call) -> None:
+        if not call.is_heard:  # it need not send the rest
+            self.reset(stream_id, NO_ERROR)
         self._flush_later()
 
     def _flush_later(self) -> None:
         """Answers to one client that come in one turn share a write."""
-        if len(self._calls) == 0:
-            self.flush()
-        else:
+        if self._calls:
             self.flush_soon()
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._calls
+        else:
+            self.flush()
 
 
-class _Messages:
-    """What a client has sent on a stream and nobody has taken yet. resume: there is room again."""
-
-    def __init__(self, resume: Callable[[], None]) -> None:
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._resume = resume
-
-    @property
-    def is_full(self) -> bool:
-        return self._queue.qsize() >= STREAM_MESSAGES_MAX
-
-    def put(self, message: bytes) -> None:
-        self._queue.put_nowait(message)
-
-    def close(self) -> None:
-        """No more will come."""
-        self._queue.put_nowait(None)
-
-    async def all(self) -> AsyncIterator[bytes]:
-        while (message := await self._queue.get()) is not None:
-            if self._queue.qsize() == STREAM_MESSAGES_MAX - 1:
-                self._resume()
-            yield message
+def _head(metadata: Metadata) -> Headers:
+    return (*_OK_HEAD, _CLIENT_CODINGS, *map(encode_header, metadata))
 
 
-class _Client:
-    """A `StreamClient` on this server. begun: its headers are sent."""
-
-    def __init__(self, connection: Connection, stream_id: int, call: _Call) -> None:
-        self._connection = connection
-        self._stream_id = stream_id
-        self._call = call
-        self.begun = False
-
-    def messages(self) -> AsyncIterator[bytes]:
-        assert self._call.messages is not None
-        return self._call.messages.all()
-
-    async def begin(self, metadata: Metadata) -> None:
-        self.begun = True
-        self._connection.begin(self._stream_id, metadata)
-
-    async def send(self, message: bytes) -> None:
-        if not self.begun:
-            await self.begin(())
-        await self._connection.send(self._stream_id, message)
+def _trailers(reply: GrpcReply) -> Headers:
+    status = (b"grpc-status", CODE_NUMBERS[reply.code])
+    more = map(encode_header, trailers_of(reply))
+    if not reply.details:
+        return (status, *more)
+    return (status, (b"grpc-message", escape(reply.details)), *more)
 
 
-def _leave(messages: _Messages, task: asyncio.Task[None]) -> None:
-    """A client that leaves half-closes, and what it waits for ends."""
-    messages.close()
-    task.cancel()
+def _reply(outcome: Answer | TritonschedError, made: InferCall) -> GrpcReply:
+    if isinstance(outcome, TritonschedError):
+        return error_reply(outcome)
+    return as_grpc(outcome, made)

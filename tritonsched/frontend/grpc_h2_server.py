@@ -61,12 +61,6 @@ class H2GrpcServer:
             connection.say_goodbye()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_GRACE_S):
-                while self._shared.tasks:
-                    await asyncio.wait(self._shared.tasks)
-        for connection in connections:
-            connection.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_GRACE_S):
                 for connection in connections:
                     await connection.gone.wait()
         for connection in connections:

@@ -13,7 +13,7 @@ from tritonsched.errors import ClientError, PayloadTooLarge
 from tritonsched.frontend import grpc_codec, grpc_wire
 from tritonsched.frontend.grpc_framing import (
     Head,
-    end_of_first,
+    announced_bytes,
     framed,
     inflate,
     message_of,
@@ -164,8 +164,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_framed_message_is_cut_out_again(message: bytes, more: bytes) -> None:
     body = framed(message)
     assert message_of(body, "identity", 100) == message
-    assert end_of_first(body + more) == len(body)
-    assert end_of_first(body[:-1]) is None
+    assert announced_bytes(body + more) == len(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\0\0\0\0\1", b"\0\0\0\0\0x"])
