@@ -16,7 +16,10 @@ from rich.table import Table
 from tests.bench import deeprt
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
+from tritonsched.sim.experiment import Trace, bound_of, run
+from tritonsched.sim.optimum import most_in_time
 from tritonsched.sim.studies import STUDIES
+from tritonsched.sim.world import Faults
 
 INCUMBENT = "triton+reject"
 GOALS = {
@@ -24,6 +27,8 @@ GOALS = {
     "W8": 0.985, "W9": 0.963, "W10": 0.943, "W11": 0.982, "W12": 0.958, "W13": 0.981, "W14": 0.843,
 }  # fmt: skip
 """Of the scheduling study, on its own traces: those here are in its manner, not the same."""
+LOADS = (0.7, 0.85, 1.0, 1.3, 2.0)
+OPTIMUM_LENGTH = 2_000  # its cost grows with the square
 Lines = list[list[str]]
 _console = Console(highlight=False)
 
@@ -91,6 +96,29 @@ def shepherd(options: argparse.Namespace) -> tuple[str, Lines]:
     return "Shepherd's micro-benchmark (NSDI 2023): bursts of 1024 beside a slow model", lines
 
 
+def optimum(options: argparse.Namespace) -> tuple[str, Lines]:
+    """In time, as a share of the exact optimum: one model, no noise."""
+    rules = [name for name in options.rules.split(",") if name]
+    lines: Lines = [["load", "optimum / all", "bound / all", *(f"{r} / optimum" for r in rules)]]
+    for load in LOADS:
+        traces = [Trace("W1", load, seed, OPTIMUM_LENGTH) for seed in range(1, options.seeds + 1)]
+        totals = dict.fromkeys(("all", "optimum", "bound", *rules), 0.0)
+        for trace in traces:
+            requests = list(trace.requests())
+            totals["all"] += len(requests)
+            totals["optimum"] += most_in_time(requests, trace.workload.models[0])
+            totals["bound"] += bound_of(trace)
+            for rule in rules:
+                totals[rule] += run(trace, rule, faults=Faults()).record.utility
+        best = totals["optimum"]
+        lines.append(
+            [f"{load:g}", f"{best / totals['all']:.3f}", f"{totals['bound'] / totals['all']:.3f}",
+             *(f"{totals[rule] / best:.3f}" for rule in rules)]
+        )  # fmt: skip
+    lines.append(["goal", "", "", ">= 0.98", *("" for _ in rules[1:])])
+    return "W1 without noise, as a share of the exact clairvoyant optimum", lines
+
+
 def deeprt_shape(options: argparse.Namespace) -> tuple[str, Lines]:
     """Misses of admitted streams on DeepRT's three desktop traces."""
     title = "DeepRT's evaluation in shape (SEC 2021): misses of the streams that were admitted"
@@ -99,6 +127,7 @@ def deeprt_shape(options: argparse.Namespace) -> tuple[str, Lines]:
 
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
+    "optimum": optimum,
     "shepherd": shepherd,
     "deeprt": deeprt_shape,
 }
