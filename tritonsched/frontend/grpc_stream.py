@@ -85,8 +85,10 @@ class Streams:
 
 async def _finished(pumping: "asyncio.Task[None]") -> None:
     """Let Triton finish within the bound."""
-    await asyncio.wait({pumping}, timeout=STREAM_DRAIN_S)
-    pumping.cancel()
+    try:
+        await asyncio.wait({pumping}, timeout=STREAM_DRAIN_S)
+    finally:
+        pumping.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -288,6 +290,7 @@ class _Stream:
         while not self._outgoing.empty():
             if (item := self._outgoing.get_nowait()) is not None:
                 _settle(item[1], value=False)
+        self._outgoing.put_nowait(None)
         for sent in self._order:
             _settle(sent.answered, value=False)
             if sent.refusal:

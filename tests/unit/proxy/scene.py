@@ -34,7 +34,7 @@ def virtual(story: Story) -> Callable[[], None]:
         loop.set_exception_handler(lambda _, context: told.append(context))
         await story(loop)
         gc.collect()
-        assert told == []
+        assert told == [], told
 
     def test() -> None:
         run_virtual(watched)
