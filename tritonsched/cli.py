@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tritonsched.bench.command import bench
+from tritonsched.checking import check, schema
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 app.command("bench")(bench)
 app.command("simulate")(simulate)
+app.command("check")(check)
+app.command("schema")(schema)
 _stderr = Console(stderr=True, highlight=False)
 
 

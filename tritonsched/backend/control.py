@@ -60,6 +60,23 @@ class Control:
         reply = await self._ask("ModelConfig", request, pb.ModelConfigResponse)
         return model_info(reply.config, version)
 
+    async def batch_times_ns(self) -> dict[str, dict[int, int]]:
+        """What Triton measured itself: mean execution, in ns, by model and rows of a batch.
+
+        Source: `compute_infer` of the statistics extension; models that never ran are absent.
+        """
+        request = pb.ModelStatisticsRequest()
+        stats = (
+            await self._ask("ModelStatistics", request, pb.ModelStatisticsResponse)
+        ).model_stats
+        times: dict[str, dict[int, int]] = {}
+        for model in stats:
+            for batch in model.batch_stats:
+                if batch.compute_infer.count:
+                    mean_ns = batch.compute_infer.ns // batch.compute_infer.count
+                    times.setdefault(model.name, {})[int(batch.batch_size)] = mean_ns
+        return times
+
     async def region_status(self) -> dict[str, int]:
         """The system shared-memory regions that Triton knows: bytes by name."""
         request = pb.SystemSharedMemoryStatusRequest()

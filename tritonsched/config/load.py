@@ -1,145 +1,87 @@
-"""YAML to schema, or every fault as `file:line:col: path: message`. Rule: hostile text costs
-nothing.
+"""YAML to schema, or every fault as `file:line:col: path: message`. Rule: all faults at once.
 
-Guards stand before the parser, because PyYAML's C loader crashes the process on deep nesting, its
-safe_load takes duplicate keys in silence, and aliases can expand without bound. So: size first,
-then nesting and aliases counted over the scanner's tokens, then `compose` (which keeps line and
-column), then our own construction, which refuses duplicates.
+Three kinds are gathered: of form (reader), of the schema (pydantic), and of names that refer to
+each other (`references`), which are looked for even where the schema found faults.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from tritonsched.config.schema import PolicyFile
-from tritonsched.errors import ConfigError
-
-FILE_BYTES_MAX = 256 * 1024
-DEPTH_MAX = 50
-_OPENING = (
-    yaml.FlowSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.BlockMappingStartToken,
+from tritonsched.config.faults import Fault, PolicyFaults
+from tritonsched.config.reader import (
+    FAULTS_MAX,
+    FILE_BYTES_MAX,
+    SHOWN_CHARS,
+    Places,
+    dotted,
+    read_text,
+    read_values,
 )
-_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+from tritonsched.config.schema import PolicyFile, references
 
-Marks = dict[tuple[str | int, ...], tuple[int, int]]
+__all__ = ["FILE_BYTES_MAX", "load_policy", "parse_policy"]
 
 
 def load_policy(path: Path) -> PolicyFile:
     """Read a policy file. Raises ConfigError with one line a fault."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes; a policy file is not")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
-    return parse_policy(text, str(path))
+    return parse_policy(read_text(path), str(path))
 
 
 def parse_policy(text: str, name: str = "policy.yaml") -> PolicyFile:
-    """The policy in `text`; `name` stands before each fault. Raises ConfigError."""
+    """The policy in `text`; `name` stands before each fault. Raises PolicyFaults."""
+    policy, _ = parse_with_places(text, name)
+    return policy
+
+
+def parse_with_places(text: str, name: str) -> tuple[PolicyFile, Places]:
+    """The policy, and where its values stand. Raises PolicyFaults."""
+    data, places, faults = read_values(text, name)
+    if data is None:
+        return PolicyFile(), places
+    seen = {(fault.line, fault.column) for fault in faults}
+    named = [Fault(*places.of(path), dotted(path), message) for path, message in references(data)]
+    faults += [fault for fault in named if (fault.line, fault.column) not in seen]
+    seen |= {(fault.line, fault.column) for fault in faults}
+    policy = PolicyFile()
     try:
-        _guard(text, name)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise ConfigError(f"{name}:{place}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}:1:1: not YAML: {error}") from error
-    if node is None:
-        return PolicyFile()
-    marks: Marks = {}
-    faults: list[str] = []
-    data = _construct(node, (), marks, faults)
-    if faults:
-        raise ConfigError("\n".join(f"{name}:{fault}" for fault in faults))
-    try:
-        return PolicyFile.model_validate(data)
+        policy = PolicyFile.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_faults(error, marks, name))) from error
+        of_schema = _faults(error, places)
+        if named:  # the schema's own word on the same names has no place
+            of_schema = [fault for fault in of_schema if fault.path]
+        faults += [fault for fault in of_schema if (fault.line, fault.column) not in seen]
+    if faults:
+        raise PolicyFaults(name, sorted(faults)[:FAULTS_MAX])
+    return policy, places
 
 
-def _guard(text: str, name: str) -> None:
-    """Refuse nesting, aliases and tags before anything recursive sees them."""
-    depth = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, (yaml.AliasToken, yaml.AnchorToken)):
-            kind = "aliases and anchors are not allowed"
-        elif isinstance(token, yaml.TagToken):
-            kind = "tags are not allowed"
-        elif isinstance(token, _OPENING):
-            depth += 1
-            kind = f"nested deeper than {DEPTH_MAX}" if depth > DEPTH_MAX else ""
-        else:
-            depth -= isinstance(token, _CLOSING)
-            kind = ""
-        if kind:
-            mark = token.start_mark
-            raise ConfigError(f"{name}:{mark.line + 1}:{mark.column + 1}: {kind}")
-
-
-def _construct(
-    node: yaml.Node, path: tuple[str | int, ...], marks: Marks, faults: list[str]
-) -> Any:  # YAML holds any kind of value; the schema decides
-    marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-    if isinstance(node, yaml.MappingNode):
-        result: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = _scalar(key_node)
-            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
-            if not isinstance(key, str):
-                faults.append(f"{line}:{column}: a key must be text; quote it")
-            elif key in result:
-                faults.append(f"{line}:{column}: {_dotted((*path, key))}: key stands twice")
-            else:
-                result[key] = _construct(value_node, (*path, key), marks, faults)
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(n, (*path, i), marks, faults) for i, n in enumerate(node.value)]
-    return _scalar(node)
-
-
-def _scalar(node: yaml.Node) -> Any:  # as above
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node)
-    except (yaml.YAMLError, ValueError):
-        return node.value
-    finally:
-        loader.dispose()
-
-
-def _faults(error: ValidationError, marks: Marks, name: str) -> list[str]:
-    lines = []
-    for fault in error.errors():
+def _faults(error: ValidationError, places: Places) -> list[Fault]:
+    faults = []
+    for fault in error.errors(include_url=False):
+        is_key = "[key]" in fault["loc"] or fault["type"] == "extra_forbidden"
         path = tuple(part for part in fault["loc"] if part != "[key]")
-        place = path
-        while place and place not in marks:
-            place = place[:-1]
-        line, column = marks.get(place, (1, 1))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(path)
-        where = f"{_dotted(path)}: " if path else ""
-        lines.append(f"{name}:{line}:{column}: {where}{message}")
-    return lines
+            message = "unknown key" + did_you_mean(str(path[-1]), _known_keys(path[:-1]))
+        elif fault["type"] == "literal_error":
+            given = str(fault["input"])
+            message += did_you_mean(given, _literals(fault["ctx"]["expected"]))
+        faults.append(Fault(*places.of(path, key=is_key), dotted(path), message))
+    return faults
 
 
-def _suggestion(path: tuple[str | int, ...]) -> str:
-    close = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1]), n=1)
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` or nothing. Long words are cut: comparing them is quadratic."""
+    close = difflib.get_close_matches(given[:SHOWN_CHARS], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _literals(expected: str) -> list[str]:
+    return [part.strip("' ") for part in expected.replace(" or ", ",").split(",")]
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
@@ -166,7 +108,3 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:  # as above
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, path))

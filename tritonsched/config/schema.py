@@ -5,9 +5,11 @@ Everything has a default: without a file the sidecar serves all of Triton's mode
 without a deadline. The core's own values (nanoseconds) are made here, once.
 """
 
-from typing import Annotated, Literal
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.core.request import NEVER_NS, SloClass
@@ -55,14 +57,15 @@ class SchedulerSection(_Section):
         default=0, ge=0, le=65_536, description="Rows a batch, beside the model's own; 0: no bound."
     )
 
-    @model_validator(mode="after")
-    def _known_policy(self) -> "SchedulerSection":
-        if self.policy not in POLICIES:
-            raise ValueError(
-                f"scheduler policy {self.policy!r} is unknown; use one of "
-                + ", ".join(sorted(POLICIES))
-            )
-        return self
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            listed = ", ".join(sorted(POLICIES))
+            close = difflib.get_close_matches(policy[:64], POLICIES, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"policy {policy[:64]!r} is unknown; use one of {listed}{hint}")
+        return policy
 
 
 class LimitsSection(_Section):
@@ -99,28 +102,31 @@ class TransportSection(_Section):
 class PolicyFile(_Section):
     """A whole policy file."""
 
-    classes: dict[Name, ClassSection] = Field(default_factory=dict, max_length=64)
+    classes: dict[Name, ClassSection] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Classes of service, by the name in `x-tritonsched-class`.",
+    )
     default_class: Name = Field(
         default=DEFAULT_CLASS, description="Class of requests that name none."
     )
-    models: dict[str, ModelSection] = Field(default_factory=dict, max_length=4096)
-    scheduler: SchedulerSection = SchedulerSection()
-    limits: LimitsSection = LimitsSection()
-    transport: TransportSection = TransportSection()
+    models: dict[str, ModelSection] = Field(
+        default_factory=dict, max_length=4096, description="Settings of models, by Triton's name."
+    )
+    scheduler: SchedulerSection = Field(
+        default=SchedulerSection(), description="The scheduling rule and its numbers."
+    )
+    limits: LimitsSection = Field(
+        default=LimitsSection(), description="Bounds of everything that can grow."
+    )
+    transport: TransportSection = Field(
+        default=TransportSection(), description="How batches reach Triton."
+    )
 
     @model_validator(mode="after")
     def _known_classes(self) -> "PolicyFile":
-        known = {DEFAULT_CLASS, *self.classes}
-        wanted = {"default_class": self.default_class}
-        wanted |= {
-            f"models.{name}.default_class": model.default_class
-            for name, model in self.models.items()
-            if model.default_class is not None
-        }
-        for path, name in wanted.items():
-            if name not in known:
-                listed = ", ".join(sorted(known))
-                raise ValueError(f"{path}: class {name!r} is not in classes ({listed})")
+        for path, message in references(self.model_dump()):
+            raise ValueError(f"{'.'.join(path)}: {message}")
         return self
 
     def slo_classes(self) -> dict[str, SloClass]:
@@ -140,6 +146,24 @@ class PolicyFile(_Section):
             rows_cap=self.scheduler.rows_max,
             queue_requests_max=self.limits.queue_requests_max,
         )
+
+
+def references(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Names that nothing has: (path, message). data: plain values, maybe not valid."""
+    data = _mapping(data)
+    known = sorted({DEFAULT_CLASS, *map(str, _mapping(data.get("classes")))})
+    wanted: dict[tuple[str, ...], Any] = {("default_class",): data.get("default_class")}
+    for name, model in _mapping(data.get("models")).items():
+        wanted["models", name, "default_class"] = _mapping(model).get("default_class")
+    for path, name in wanted.items():
+        if isinstance(name, str) and name not in known:
+            close = difflib.get_close_matches(name[:64], known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            yield path, f"class {name[:64]!r} is not in classes ({', '.join(known)[:200]}){hint}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:  # YAML may hold anything
+    return value if isinstance(value, dict) else {}
 
 
 def _slo_class(name: str, section: ClassSection) -> SloClass:

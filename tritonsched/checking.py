@@ -1,0 +1,120 @@
+"""`tritonsched check` and `tritonsched schema`: a policy file judged before anybody runs it.
+
+Rule: `check` says everything that `serve` would refuse, at the same place and in the same words,
+and with a live Triton also what would be legal and useless: a model that Triton does not have, a
+deadline shorter than the model's fastest batch. Exit 0: good; 2: faults; 1: Triton did not answer.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritonsched.backend.control import Control
+from tritonsched.backend.upstream_h2 import H2Upstream
+from tritonsched.config.faults import FORMATS, Fault, PolicyFaults
+from tritonsched.config.load import did_you_mean, parse_with_places
+from tritonsched.config.reader import Places, read_text
+from tritonsched.config.schema import MS_NS, PolicyFile
+from tritonsched.errors import ConfigError, TritonschedError
+
+WHOLE_FILE = 1  # where a fault without a place stands
+Times = Mapping[str, Mapping[int, int]]
+"""Mean execution in ns, by model and rows."""
+
+
+class Format(StrEnum):
+    """How faults are written."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="Policy file (YAML).")],
+    *,
+    format_: Annotated[
+        Format, typer.Option("--format", help="text, json or github (annotations).")
+    ] = Format.TEXT,
+    triton_grpc: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a running Triton, to check against.")
+    ] = None,
+) -> None:
+    """Say all that is wrong with a policy file."""
+    try:
+        faults = faults_of(file, triton_grpc)
+    except TritonschedError as error:
+        sys.stderr.write(f"tritonsched: {error}\n")
+        raise typer.Exit(1) from error
+    text = FORMATS[format_](str(file), faults)
+    if text:
+        sys.stdout.write(f"{text}\n")
+    if faults:
+        raise typer.Exit(2)
+    if format_ is Format.TEXT:
+        sys.stdout.write(f"{file}: good\n")
+
+
+def schema() -> None:
+    """Print the JSON schema of the policy file, for editors."""
+    sys.stdout.write(schema_text())
+
+
+def schema_text() -> str:
+    """The JSON schema (draft 2020-12) of a policy file."""
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(made | PolicyFile.model_json_schema(), indent=2) + "\n"
+
+
+def faults_of(path: Path, triton_grpc: str | None) -> list[Fault]:
+    """Every fault, by place. Raises TritonUnavailable or BackendError."""
+    try:
+        policy, places = parse_with_places(read_text(path), str(path))
+    except PolicyFaults as error:
+        return list(error.faults)
+    except ConfigError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        return [Fault(WHOLE_FILE, WHOLE_FILE, "", message)]
+    if triton_grpc is None:
+        return []
+    models, times = asyncio.run(_asked(triton_grpc))
+    return sorted(against_triton(policy, places, models, times))
+
+
+async def _asked(address: str) -> tuple[frozenset[str], Times]:
+    grpc = H2Upstream(address)
+    await grpc.start()
+    try:
+        control = Control(grpc)
+        index = await control.repository_index()
+        return frozenset(model for model, _, _ in index), await control.batch_times_ns()
+    finally:
+        await grpc.close()
+
+
+def against_triton(
+    policy: PolicyFile, places: Places, models: frozenset[str], times: Times
+) -> Iterator[Fault]:
+    """What cannot work with these models. times: as Triton has measured them so far."""
+    for name in policy.models:
+        if name not in models:
+            hint = did_you_mean(name, models)
+            message = f"Triton's repository has no model {name!r}{hint}"
+            yield Fault(*places.of(("models", name), key=True), f"models.{name}", message)
+    for model, by_rows in sorted(times.items()):
+        slo = policy.class_of_model(model)
+        section = policy.classes.get(slo)
+        rows, best_ns = min(by_rows.items(), key=lambda item: (item[1], item[0]))
+        if section and section.deadline_ms is not None and section.deadline_ms * MS_NS < best_ns:
+            path = ("classes", slo, "deadline_ms")
+            message = (
+                f"{section.deadline_ms:g} ms < best time of {model}, {best_ns / MS_NS:.3g} ms at "
+                f"{rows} rows: no request of this class can be met"
+            )
+            yield Fault(*places.of(path), ".".join(path), message)
