@@ -190,8 +190,8 @@ class _Stream:
             _settle(gone, value=True)
             is_ok = await hold(sent.answered, expected_ns) if is_written else False
             if is_ok is None:  # it goes on without its device
-                self._forget(sent)
                 is_ok = not self._is_full
+            self._forget(sent)
             return GrpcReply("OK" if is_ok else "INTERNAL", "", b"")
 
         def done(outcome: Answer | TritonschedError) -> None:
