@@ -264,7 +264,7 @@ def _w9() -> Study:
 
 
 def _w10() -> Study:
-    named = {"mobilenetv2-t4": 8, "resnet18-t4": 12, "resnet50-t4": 18, "yolov5l-t4": 25}
+    named = {"mobilenetv2-t4": 8, "resnet18-t4": 12, "resnet50-t4": 18, "yolov5s-t4": 25}
     return Study("W10", "4 models, three times too much", 3.0, _even(named))
 
 
