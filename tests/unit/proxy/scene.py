@@ -80,10 +80,10 @@ class Scene:
         self.backend = kind(
             steps, models={"echo": ECHO}, sleeper=loop.pause, afterwards=ok(EXEC_NS), **more
         )
-        scheduler = Scheduler(POLICIES["lite"](), tuning=tuning, observers=(self.ledger,))
+        self.scheduler = Scheduler(POLICIES["lite"](), tuning=tuning, observers=(self.ledger,))
         self.held = Held()
         self.driver = Driver(
-            scheduler,
+            self.scheduler,
             self.backend,
             clock=loop.now_ns,
             held=self.held,
@@ -96,7 +96,7 @@ class Scene:
             resend_failed=resend_failed,
         )
         self.driver.set_variant(Variant("echo", 8, ECHO.devices))
-        scheduler.set_profile("echo", DEVICE, exact(dict.fromkeys(range(1, 9), EXEC_NS)))
+        self.scheduler.set_profile("echo", DEVICE, exact(dict.fromkeys(range(1, 9), EXEC_NS)))
         self._number = 0
 
     def _timer(self, fired: Callable[[], None], late_ns: int) -> RecordedTimer:

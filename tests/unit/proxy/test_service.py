@@ -17,6 +17,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.scripted import ScriptedBackend, Step, hang, lose
 from tritonsched.core.request import SloClass
 from tritonsched.proxy import service
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import MEMORY_RETRY_NS, Proxy
 from tritonsched.tensors import Answer, GrpcReply, InferCall, MergedReply, Tensor
@@ -60,6 +61,7 @@ class Door(Scene):
             self.backend,
             Intake(classes, lambda _: "default"),
             held=self.held,
+            regions=ClientRegions(is_local=lambda: True),
             tensor_bytes_max=BYTES_MAX,
             triton_is_up=lambda: self.is_up,
             lost=self._note_loss,
