@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential check format bench bench-overload bench-frontend bench-core study clean
+.PHONY: install serve test differential fuzz check format bench bench-overload bench-frontend bench-core study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -34,6 +34,9 @@ format: $(VENV)/.ready
 
 differential: install
 	$(RUN)/python -m pytest tests/differential --all $(ARGS)
+
+fuzz: install
+	$(RUN)/python -m tests.fuzz $(ARGS)
 
 bench: install
 	$(RUN)/tritonsched bench $(ARGS)

@@ -54,20 +54,26 @@ class Stage:
 
     async def asked(self, case: Case) -> Outcome:
         """Triton's own outcome, now."""
-        if isinstance(case, GrpcCase):
-            return await ask_grpc(self.channel(self.triton.grpc_address), case.ask)
-        if case.may_differ == "lenient":
+        if isinstance(case, HttpCase) and case.may_differ == "lenient":
             return NOT_ASKED
-        return await ask_http(self.triton.http_address, case.ask)
+        triton = self.triton
+        return await self.at(case, http=triton.http_address, grpc=triton.grpc_address)
+
+    async def at(self, case: Case, *, http: str, grpc: str) -> Outcome:
+        """Of whoever listens there."""
+        if isinstance(case, GrpcCase):
+            return await ask_grpc(self.channel(grpc), case.ask)
+        return await ask_http(http, case.ask)
 
     async def compared(self, case: Case, theirs: Outcome, sidecar: Sidecar) -> str:
         """What the sidecar answers now differs by this; empty if by nothing."""
+        mine = await self.at(case, http=http_url(sidecar), grpc=grpc_url(sidecar))
         if isinstance(case, GrpcCase):
             assert isinstance(theirs, GrpcOutcome)
-            mine_grpc = await ask_grpc(self.channel(grpc_url(sidecar)), case.ask)
-            return grpc_difference(case.ask, theirs, mine_grpc)
+            assert isinstance(mine, GrpcOutcome)
+            return grpc_difference(case.ask, theirs, mine)
         assert isinstance(theirs, HttpOutcome)
-        mine = await ask_http(http_url(sidecar), case.ask)
+        assert isinstance(mine, HttpOutcome)
         return http_difference(theirs, mine, case.may_differ)
 
     async def theirs(self, case: Case) -> Outcome:

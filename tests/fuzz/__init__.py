@@ -1,0 +1,1 @@
+"""Requests that nobody would write, to Triton and through the sidecar."""

@@ -1,0 +1,55 @@
+"""Whether the sidecar's answer to an odd request is a finding. Rule: `compare`'s rules, found out
+from the answers, because nobody has named one for a request that nobody has written.
+"""
+
+from dataclasses import dataclass
+
+from tests.differential.cases import GrpcCase, HttpCase
+from tests.differential.compare import grpc_difference, http_difference
+from tests.differential.wire import GrpcOutcome, HttpOutcome
+
+RULES = ("not-http", "strict", "too-long", "half-closed")
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """No answer that could be read: why."""
+
+    why: str
+
+
+UNANSWERED = Unanswered("no answer in time")
+Told = HttpOutcome | GrpcOutcome | Unanswered
+
+
+def finding(case: HttpCase | GrpcCase, theirs: Told, mine: Told) -> str:
+    """What is wrong with mine; empty if nothing is."""
+    if isinstance(theirs, Unanswered) and isinstance(mine, Unanswered):
+        return ""
+    if isinstance(theirs, HttpOutcome) and isinstance(mine, HttpOutcome):
+        return _http(theirs, mine)
+    if isinstance(theirs, GrpcOutcome) and isinstance(mine, GrpcOutcome):
+        assert isinstance(case, GrpcCase)
+        return grpc_difference(case.ask, theirs, mine)
+    if isinstance(theirs, Unanswered) and isinstance(mine, HttpOutcome):
+        return "" if not _is_ours(mine) else f"Triton: {theirs.why}; sidecar: {mine}"
+    return f"Triton: {theirs}; sidecar: {mine}"
+
+
+def _http(theirs: HttpOutcome, mine: HttpOutcome) -> str:
+    fault = http_difference(theirs, mine)
+    if not fault or any(
+        not http_difference(theirs, mine, rule) for rule in RULES if _fits(rule, theirs, mine)
+    ):
+        return ""
+    is_lenient = not theirs.replies and not _is_ours(mine)
+    return "" if is_lenient else fault
+
+
+def _fits(rule: str, theirs: HttpOutcome, mine: HttpOutcome) -> bool:
+    return bool(theirs.replies and mine.replies) or rule not in {"half-closed", "strict"}
+
+
+def _is_ours(outcome: HttpOutcome) -> bool:
+    """An error of the sidecar's own."""
+    return any(reply.header("x-tritonsched-reason") for reply in outcome.replies)
