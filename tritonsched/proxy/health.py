@@ -2,7 +2,7 @@
 
 While Triton is away, new requests are refused with 503 and a hint, and it is asked often, so that
 service resumes by itself; connecting anew (shared memory, caches) comes before the first request.
-One model that is loading or broken is no reason to refuse the others' requests (DESIGN.md 15).
+One model that is loading or broken is no reason to refuse the others' requests (DESIGN.md 18).
 """
 
 import asyncio

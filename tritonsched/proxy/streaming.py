@@ -6,7 +6,7 @@ Rule: order is kept, bytes are not touched, and each call still waits for its tu
   they arrive, and two of them may overtake each other on their way there.
 - A message of a stream has its device until its first answer, but not for ever: a decoupled model
   may answer never, and a client may not read. Bounding it by the expected time itself would teach
-  only the quick half of the answers, so the bound is HOLD_FACTOR times that (DESIGN.md 16).
+  only the quick half of the answers, so the bound is HOLD_FACTOR times that (DESIGN.md 19).
 """
 
 import asyncio
