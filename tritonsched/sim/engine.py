@@ -22,11 +22,15 @@ from tritonsched.core.batch import (
     Decision,
     Dispatch,
     Expire,
+    Grant,
+    Refuse,
     Reject,
     Summary,
     summary,
 )
+from tritonsched.core.proposal import Proposal
 from tritonsched.core.request import Request
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
@@ -36,6 +40,7 @@ Line = tuple[int, Summary]
 """(time in ns, summary of a decision): one line of the decision log."""
 
 
+TEST_NS = 50_000_000  # how long the test of a reservation takes beside the loop
 NOTHING_NS = 1 << 63  # later than any event
 
 
@@ -56,6 +61,7 @@ class Simulation:
         self.scheduler = scheduler
         self.world = world
         self.log: list[Line] = []
+        self.answers: list[Grant | Refuse] = []  # to reservations, in order
         self.now = 0
         self._keep_log = keep_log
         self._heap: list[tuple[int, Kind, int, Callable[[], None]]] = []
@@ -84,6 +90,14 @@ class Simulation:
     def retune(self, tuning: Tuning, *, at_ns: int) -> None:
         """Feedback changes a number at that time."""
         self._push(at_ns, Kind.INPUT, partial(self._retune, tuning))
+
+    def reserve(self, reservation: Reservation, *, at_ns: int) -> None:
+        """A stream asks for a guarantee at that time."""
+        self._push(at_ns, Kind.INPUT, partial(self._reserve, reservation))
+
+    def release(self, reservation_id: int, *, at_ns: int) -> None:
+        """A stream ends at that time."""
+        self._push(at_ns, Kind.INPUT, partial(self._release, reservation_id))
 
     # -- running ------------------------------------------------------------------------------
 
@@ -136,6 +150,10 @@ class Simulation:
             self.log += [(self.now, summary(decision)) for decision in decisions]
         for decision in decisions:
             self._act(decision)
+        proposal = self.scheduler.proposal(self.now)
+        if proposal is not None:
+            judge = partial(self._judge, proposal)
+            self._push(self.now + TEST_NS, Kind.INPUT, judge)
         wakeup = self.scheduler.next_wakeup()
         self._armed_ns = NOTHING_NS if wakeup is None else wakeup
 
@@ -147,6 +165,8 @@ class Simulation:
                 self._push(answer.at_ns, Kind.COMPLETION, done)
             case Reject(request) | Expire(request):
                 self._waiting.discard(request.id)
+            case Grant() | Refuse():
+                self.answers.append(decision)
             case _:
                 assert_never(decision)
 
@@ -172,6 +192,18 @@ class Simulation:
             self._waiting.remove(request_id)
             self.scheduler.cancel(request_id, self.now)
             self._pump_due = True
+
+    def _reserve(self, reservation: Reservation) -> None:
+        self.scheduler.reserve(reservation, self.now)
+        self._pump_due = True
+
+    def _release(self, reservation_id: int) -> None:
+        self.scheduler.release(reservation_id, self.now)
+        self._pump_due = True
+
+    def _judge(self, proposal: Proposal) -> None:
+        self.scheduler.judge(proposal.run(), self.now)
+        self._pump_due = True
 
     def _tell_server(self, state: ServerState) -> None:
         self.scheduler.set_server(state, self.now)

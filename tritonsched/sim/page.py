@@ -14,7 +14,7 @@ from tritonsched.sim.studies import STUDIES
 MS = 1_000_000
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",
-    "#6a3d9a", "#b2df8a", "#17becf", "#bcbd22",
+    "#6a3d9a", "#b2df8a", "#17becf", "#bcbd22", "#e377c2", "#1b5e20", "#8d6e63", "#3949ab",
 )  # fmt: skip
 """Okabe and Ito's first, which the colour-blind can tell apart."""
 GANTTS_MAX = 4  # contenders of a workload whose devices are drawn
@@ -198,9 +198,10 @@ def _answers(rows: Sequence[Row], colours: dict[str, str], load: float) -> str:
 def _gantts(rows: Sequence[Row]) -> list[str]:
     start, end = (at / MS for at in WINDOW_NS)
     found = []
-    for row in [row for row in rows if row.sample.bars][:GANTTS_MAX]:
-        models = sorted({bar.model for bar in row.sample.bars})
-        fill = {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(models)}
+    drawn = [row for row in rows if row.sample.bars][:GANTTS_MAX]
+    models = sorted({bar.model for row in drawn for bar in row.sample.bars})
+    fill = {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(models)}
+    for row in drawn:
         boxes = [
             svg.Box(
                 bar.device,
@@ -216,4 +217,4 @@ def _gantts(rows: Sequence[Row]) -> list[str]:
         names = sorted({bar.device for bar in row.sample.bars})
         title = f"{row.contender}: batches on the devices; red: members that were late"
         found.append(svg.lanes(title, start, end, names, boxes))
-    return found
+    return [*found, _key(fill)] if found else []

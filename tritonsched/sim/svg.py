@@ -130,7 +130,7 @@ def lanes(title: str, start: float, end: float, names: Sequence[str], boxes: Seq
     """A Gantt chart: a lane a device, a box a batch; a red foot for members that were late."""
     width = 2 * WIDTH
     height = TOP + LANE * len(names) + 24
-    scale = (width - LEFT - RIGHT) / ((end - start) or 1.0)
+    scale = (width - LEFT - 2 * RIGHT) / ((end - start) or 1.0)
     parts = [f'<text x="{LEFT}" y="15" class="title">{escape(title)}</text>']
     for number, name in enumerate(names):
         top = TOP + number * LANE
