@@ -45,6 +45,7 @@ class ModelInfo:
     max_batch_size: Triton's; 0 means the model does not batch.
     lone_reason: why its calls can never be merged; empty if they can.
     devices: what its batches occupy, one batch each (see `devices_of`).
+    steps: an ensemble's models; its devices are theirs (`TritonBackend.model_info`).
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
     """
 
@@ -57,6 +58,7 @@ class ModelInfo:
     lone_reason: str = ""
     queue_delay_ns: int | None = None
     accuracy: float = 1.0
+    steps: tuple[str, ...] = ()
 
 
 def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs
@@ -71,6 +73,7 @@ def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no
         lone_reason=_lone_reason(config),
         queue_delay_ns=_queue_delay_ns(config),
         accuracy=_accuracy(config),
+        steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
     )
 
 

@@ -8,7 +8,7 @@ has no size known beforehand, or goes to a Triton on another host travels in the
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from tritonsched.tensors import (
 
 _INFER = f"{SERVICE}ModelInfer"
 _REGION_GONE = "unable to find shared memory region"
+ENSEMBLE_DEPTH_MAX = 4  # of ensembles in ensembles that are looked into
 _MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
 _STREAM_BROKE = "rst_stream"  # a status the connection made, not Triton: it may go on executing
 
@@ -142,9 +143,28 @@ class TritonBackend:
     async def model_info(self, model: str, version: str) -> ModelInfo | None:
         """What Triton says of the model; None if it does not serve it. Raises TritonUnavailable."""
         try:
-            return await self._control.model_info(model, version)
+            info = await self._control.model_info(model, version)
         except BackendError:
             return None
+        return replace(info, devices=await self._devices_of_steps(info)) if info.steps else info
+
+    async def _devices_of_steps(
+        self, ensemble: ModelInfo, depth: int = ENSEMBLE_DEPTH_MAX
+    ) -> tuple[str, ...]:
+        """What an ensemble occupies: the devices of its last step on a GPU, else of its last one.
+
+        It runs on several, one after the other; the scheduler knows one, so the dearest it is.
+        """
+        found = ensemble.devices
+        for step in ensemble.steps if depth else ():
+            try:
+                info = await self._control.model_info(step, "")
+            except BackendError:
+                continue  # Triton will say so
+            devices = await self._devices_of_steps(info, depth - 1) if info.steps else info.devices
+            if not devices[0].startswith("cpu:") or found[0].startswith("cpu:"):
+                found = devices
+        return found
 
     async def close(self) -> None:
         """Unregister and remove the region. Triton may be gone already."""

@@ -60,6 +60,8 @@ class FakeGrpc(GrpcUpstream):
         self.requests: list[Any] = []
         self.is_up = True
         self.in_use: set[str] = set()
+        self.ensembles: dict[str, tuple[str, ...]] = {}
+        self.on_gpu: dict[str, int] = {}
         self.before_infer: Callable[[], None] = lambda: None
         self.edit: Edit = lambda _: None
         self.writes = True
@@ -93,8 +95,16 @@ class FakeGrpc(GrpcUpstream):
         return answer
 
     async def _ModelConfig(self, request: Any) -> Any:  # noqa: N802
-        self._require_model(request.name)
         answer = pb.ModelConfigResponse()
+        if request.name in self.ensembles:
+            for step in self.ensembles[request.name]:
+                answer.config.ensemble_scheduling.step.add(model_name=step)
+            answer.config.name = request.name
+            return answer
+        if request.name in self.on_gpu:
+            answer.config.instance_group.add(gpus=[self.on_gpu[request.name]])
+            return answer
+        self._require_model(request.name)
         answer.config.name = "echo"
         answer.config.max_batch_size = 64
         answer.config.input.add(name="INPUT", data_type="TYPE_FP32", dims=[-1])

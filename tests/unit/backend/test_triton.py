@@ -266,6 +266,29 @@ async def test_a_triton_that_is_away_is_not_ready_and_cannot_be_asked(there: Set
         await executed(there.backend, batch(row(0)))
 
 
+@pytest.mark.parametrize(
+    ("steps", "devices"),
+    [
+        (("echo",), ("cpu:echo:0",)),
+        (("net", "echo"), ("gpu:0",)),
+        (("net", "big"), ("gpu:1",)),
+        (("gone", "echo"), ("cpu:echo:0",)),
+        (("gone",), ("cpu:all:0",)),
+        (("echo", "inner"), ("gpu:1",)),
+        (("all",), ("cpu:all:0",)),
+    ],
+)
+async def test_an_ensemble_occupies_what_its_dearest_step_does(
+    there: Setup, steps: tuple[str, ...], devices: tuple[str, ...]
+) -> None:
+    """One that contains itself is looked into within a bound."""
+    there.grpc.ensembles = {"all": steps, "inner": ("echo", "big")}
+    there.grpc.on_gpu = {"net": 0, "big": 1}
+    info = await there.backend.model_info("all", "")
+    assert info is not None
+    assert (info.devices, info.lone_reason) == (devices, "ensemble")
+
+
 async def test_the_repositorys_models_and_states_are_told_while_it_answers(there: Setup) -> None:
     assert await there.backend.repository_index() == frozenset({("echo", "1", "READY")})
     there.grpc.is_up = False
