@@ -13,7 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
+from tritonsched.core.batch import (
+    Batch,
+    Completion,
+    Decision,
+    Dispatch,
+    Expire,
+    Grant,
+    Refuse,
+    Reject,
+)
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
@@ -121,6 +130,10 @@ def line_of(decision: Decision) -> Line:
             return ("reject", refused.id, reason)
         case Expire(expired):
             return ("expire", expired.id)
+        case Grant(granted):
+            return ("grant", granted.id)
+        case Refuse(unfit, why):
+            return ("refuse", unfit.id, why)
 
 
 # -- inputs -----------------------------------------------------------------------------------

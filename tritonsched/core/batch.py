@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import assert_never
 
+from tritonsched.core.planning import PlannedBatch
+from tritonsched.core.proposal import Nearest
 from tritonsched.core.request import RejectReason, Request
+from tritonsched.core.reservation import RefusalReason, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,30 @@ class Expire:
     request: Request
 
 
-Decision = Dispatch | Reject | Expire
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The stream is guaranteed, from the first frame of `reservation` on: frames that came too soon
+    to be planned are cut off. plan: the device's batches to come.
+    """
+
+    reservation: Reservation
+    device: str
+    plan: tuple[PlannedBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The stream is not guaranteed, or (no-longer-fits) not any more: its frames are best effort.
+
+    nearest: what would have been granted, if that was looked for.
+    """
+
+    reservation: Reservation
+    reason: RefusalReason
+    nearest: Nearest | None = None
+
+
+Decision = Dispatch | Reject | Expire | Grant | Refuse
 Summary = tuple[str | int | bool | tuple[int, ...] | None, ...]
 
 
@@ -86,5 +112,9 @@ def summary(decision: Decision) -> Summary:
             return ("reject", request.id, reason.value, retry_after_ns)
         case Expire(request):
             return ("expire", request.id)
+        case Grant(reservation, device, plan):
+            return ("grant", reservation.id, device, reservation.start_ns, len(plan))
+        case Refuse(reservation, reason):
+            return ("refuse", reservation.id, reason.value)
         case _:
             assert_never(decision)

@@ -61,6 +61,7 @@ class Request:
     deadline_ns: absolute; NEVER_NS for none.
     alone: it must be a batch of its own (not mergeable, or the second try of a failed merge).
     retry: it is that second try: counted as submitted and accepted already.
+    reservation: the stream it says it is a frame of; 0 for none.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Request:
     weight: float = 1.0
     alone: bool = False
     retry: bool = False
+    reservation: int = 0
 
     def __post_init__(self) -> None:
         if self.rows < 1:

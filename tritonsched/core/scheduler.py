@@ -7,9 +7,12 @@ The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
 | `submit(request, now)`          | a request arrived                                             |
 | `complete(completion, now)`     | a batch came back, well or not; frees the device, teaches     |
 | `cancel(request_id, now)`       | the client left: queued → gone, dispatched → answer dropped   |
+| `reserve` / `release`           | a stream wants a guarantee or ends; answer: Grant or Refuse   |
+| `proposal` / `judge`            | the test of that, to be run beside the loop, and its verdict  |
 | `set_variant` / `drop_model`    | Triton loaded, changed or unloaded a model                    |
 | `set_server(state, now)`        | Triton went away or came back, or the sidecar drains          |
 | `retune(tuning, now)`           | feedback changed a number                                     |
+| `set_policy(policy, now)`       | the policy file names another rule; what waits stays          |
 | `decide(now) -> list[Decision]` | **the only call that decides**; the driver carries it out     |
 | `next_wakeup() -> int | None`   | the latest time to call `decide` again; None: only on an input|
 
@@ -29,48 +32,40 @@ latest knowledge (late binding is worth milliseconds: performance study C2). Req
 longer be in time even alone and next are refused at once, not at their deadline.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tritonsched.core.admission import refusal
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
+from tritonsched.core.desk import Desk
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Observer
 from tritonsched.core.policy import Choice, Hold, Policy
-from tritonsched.core.queues import QueueSet, RequestQueue
+from tritonsched.core.proposal import Proposal, Verdict
 from tritonsched.core.request import NEVER_NS, Outcome, RejectReason, Request
-from tritonsched.core.serving import Serving
+from tritonsched.core.reservation import Reservation
+from tritonsched.core.state import State
+from tritonsched.core.streams import Streams
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
-AWAY_RETRY_NS = (
-    1_000_000_000  # the hint when Triton is away: its restart takes seconds, not minutes
-)
 
-
-class Scheduler:
-    """Requests in, decisions out. It satisfies `SchedulerView`, which is all a policy sees of
-    it.
-    """
+class Scheduler(State):
+    """Requests in, decisions out. As a `SchedulerView` it is all that a policy sees."""
 
     def __init__(
         self, policy: Policy, *, tuning: Tuning | None = None, observers: Iterable[Observer] = ()
     ) -> None:
-        self.tuning = tuning or Tuning()
-        self.server = ServerState.READY
+        super().__init__(tuning or Tuning())
         self._policy = policy
         self._observers = tuple(observers)
         self._arrived: list[Request] = []
-        self._queues = QueueSet()
-        self._variants: dict[str, Variant] = {}
-        self._devices: dict[str, DeviceState] = {}
-        self._profiles: dict[tuple[str, str], LatencyProfile] = {}
-        self._serving = Serving()
+        self._streams = Streams()
+        self._desk = Desk(self._streams, self._serving, self.rows_cap)
         self._running: dict[int, Batch] = {}
         self._abandoned: set[int] = set()
         self._held_until: dict[str, int] = {}
         self._hopeless_ns = NEVER_NS  # before that nobody turns hopeless just by waiting
-        self._moved = False  # something but time and arrivals changed since the queues were pruned
         self._now = 0
         self._batch_id = 0
 
@@ -136,6 +131,7 @@ class Scheduler:
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None:
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
+                self._desk.learnt(batch.model, batch.device, profile)
             for observer in self._observers:
                 observer.on_complete(batch, measured_ns=measured_ns, now=now)
         device.predict(self._exec_ns, now)
@@ -148,7 +144,7 @@ class Scheduler:
     def cancel(self, request_id: int, now: int) -> None:
         """The client left. Harmless for an id that is not known (any more)."""
         self._advance(now)
-        queued = self._queues.pop(request_id)
+        queued = self._queues.pop(request_id) or self._streams.pop(request_id)
         for request in [r for r in self._arrived if r.id == request_id]:
             self._arrived.remove(request)
             queued = request
@@ -156,6 +152,27 @@ class Scheduler:
             self._leave(queued, Outcome.CANCELLED, now)
         elif any(r.id == request_id for b in self._running.values() for r in b.requests):
             self._abandoned.add(request_id)
+
+    def reserve(self, reservation: Reservation, now: int) -> None:
+        """A periodic stream asks for a guarantee. Raises ValueError for an id that is known."""
+        self._advance(now)
+        self._desk.ask(reservation)
+
+    def release(self, reservation_id: int, now: int) -> None:
+        """The stream ends; frames of it that wait are best effort. Harmless for an unknown id."""
+        self._advance(now)
+        for request in self._desk.release(reservation_id):
+            self._arrived.append(request)
+
+    def proposal(self, now: int) -> Proposal | None:
+        """A test to run beside the loop; its verdict is due at `judge`, and then a `decide`."""
+        self._advance(now)
+        return self._desk.proposal(self.tuning, now)
+
+    def judge(self, verdict: Verdict, now: int) -> None:
+        """The test's verdict, to be committed by the next `decide`."""
+        self._advance(now)
+        self._desk.judge(verdict)
 
     def set_server(self, state: ServerState, now: int) -> None:
         """Triton went away or came back, or the sidecar drains (then the queue is still served)."""
@@ -169,6 +186,12 @@ class Scheduler:
         self._moved = True
         self.tuning = tuning
 
+    def set_policy(self, policy: Policy, now: int) -> None:
+        """Another rule from the next decision on; what waits and what runs stays as it is."""
+        self._advance(now)
+        self._moved = True
+        self._policy = policy
+
     # -- the decision -------------------------------------------------------------------------
 
     def decide(self, now: int) -> list[Decision]:
@@ -176,7 +199,7 @@ class Scheduler:
         to be written; then refuse what cannot be taken, or became hopeless.
         """
         self._advance(now)
-        decisions: list[Decision] = []
+        decisions = self._desk.commit(self.tuning, now)
         self._held_until.clear()
         self._admit(now, decisions)
         free = self._soonest_first(now)
@@ -185,7 +208,7 @@ class Scheduler:
         if self.server is not ServerState.AWAY:
             for device in free:
                 self._fill(device, now, decisions)
-        if any(isinstance(decision, Dispatch) for decision in decisions):
+        if self._streams.lost or any(isinstance(decision, Dispatch) for decision in decisions):
             self._prune(now, decisions)
             decisions.sort(key=lambda decision: not isinstance(decision, Dispatch))
         return decisions
@@ -198,7 +221,8 @@ class Scheduler:
         times += [
             device.predicted_end_ns - self.tuning.lead_ns
             for device in self._devices.values()
-            if len(device.batches) == 1 and self._queues.any_of(device.models)
+            if len(device.batches) == 1
+            and (self._queues.any_of(device.models) or self._streams.waiting(device.name))
         ]
         first = min((time for time in times if time > self._now), default=NEVER_NS)
         return first if first < NEVER_NS else None
@@ -206,6 +230,8 @@ class Scheduler:
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
         for request in arrived:
+            if self._is_served(request.model) and self._streams.take(request):
+                continue
             reason = self._refusal(request, now)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
                 device = self._serving.probed(request, self.tuning, now)
@@ -232,10 +258,14 @@ class Scheduler:
             server=self.server,
         )
 
+    def _is_served(self, model: str) -> bool:
+        return self.server is ServerState.READY and model in self._variants
+
     def _prune(self, now: int, decisions: list[Decision]) -> None:
         """Refuse who can no longer be in time; all of a queue if nothing serves it."""
         self._moved = False
         self._hopeless_ns = NEVER_NS
+        self._prune_frames(now, decisions)
         for queue in self._queues:
             served = self.server is not ServerState.AWAY and queue.model in self._variants
             reason = RejectReason.TRITON_UNAVAILABLE
@@ -253,6 +283,15 @@ class Scheduler:
                 turns_ns = self._serving.hopeless_at(queue, self.tuning)
                 self._hopeless_ns = min(self._hopeless_ns, turns_ns)
 
+    def _prune_frames(self, now: int, decisions: list[Decision]) -> None:
+        """Guaranteed frames that an overrun left no time for, or that nothing serves."""
+        lost, self._streams.lost = self._streams.lost, []
+        for request in lost:
+            self._reject(request, RejectReason.DEADLINE_UNREACHABLE, now, decisions)
+        away = self.server is ServerState.AWAY
+        for request in self._streams.pop_all(lambda m: away or m not in self._variants):
+            self._reject(request, RejectReason.TRITON_UNAVAILABLE, now, decisions)
+
     def _soonest_first(self, now: int) -> list[DeviceState]:
         """An idle device before one that is only about to be; else in order of announcement."""
         devices = [d for d in self._devices.values() if d.has_room(now, self.tuning.lead_ns)]
@@ -266,7 +305,9 @@ class Scheduler:
         """
         while device.has_room(now, self.tuning.lead_ns):
             start_ns = device.available_ns(now, self.tuning.rtt_ns)
-            choice = self._policy.choose(self, device.name, start_ns=start_ns, now=now)
+            choice = self._streams.choose(
+                self._policy, self, device.name, start_ns=start_ns, now=now
+            )
             if isinstance(choice, Hold):
                 self._held_until[device.name] = choice.until_ns
             if not isinstance(choice, Choice):
@@ -306,58 +347,17 @@ class Scheduler:
         for observer in self._observers:
             observer.on_dispatch(batch, now)
 
-    # -- the view that policies see -------------------------------------------------------------
-
-    def queues(self, device: str) -> Sequence[RequestQueue]:
-        """Non-empty queues that this device can serve, in order of model name, then age."""
-        return self._queues.of_models(self._devices[device].models)
-
-    def safe_ns(self, model: str, device: str, rows: int) -> int:
-        """Promised execution time; 0 while the profile is unproven."""
-        return self._profiles[model, device].safe_ns(rows)
-
-    def rows_cap(self, model: str, device: str) -> int:
-        """The model's own bound, the tuned one, and twice what was ever measured while learning."""
-        cap = self._variants[model].rows_max
-        if self.tuning.rows_cap:
-            cap = min(cap, self.tuning.rows_cap)
-        return min(cap, max(1, 2 * self._profiles[model, device].rows_known))
-
-    def queued(self) -> dict[str, int]:
-        """Requests waiting now, by model that Triton serves."""
-        return {model: self._queues.requests_of(model) for model in self._variants}
-
     # -- leaves -------------------------------------------------------------------------------
 
     def _advance(self, now: int) -> None:
         assert now >= self._now, f"time went back: {now} after {self._now}"
         self._now = now
 
-    def _exec_ns(self, batch: Batch) -> int:
-        profile = self._profiles.get((batch.model, batch.device))
-        return profile.exec_ns(batch.rows) if profile else batch.expected_ns
-
-    def _serve(self, variant: Variant) -> None:
-        self._moved = True
-        pairs = [(self._devices[d], self._profiles[variant.model, d]) for d in variant.devices]
-        self._serving.put(variant.model, tuple(pairs))
-
     def _reject(
         self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]
     ) -> None:
         decisions.append(Reject(request, reason, self._retry_after_ns(request.model, reason)))
         self._leave(request, Outcome.REJECTED, now, reason.value)
-
-    def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:
-        """From the model of the queue: the time to serve what is waiting now."""
-        if reason is RejectReason.DEADLINE_UNREACHABLE:
-            return None
-        if reason is not RejectReason.QUEUE_FULL:
-            return AWAY_RETRY_NS
-        device = self._variants[model].devices[0]
-        cap = self.rows_cap(model, device)
-        rows = sum(queue.rows for queue in self._queues.of_model(model))
-        return max(1, -(-rows // cap)) * max(1_000_000, self._profiles[model, device].exec_ns(cap))
 
     def _outcome(self, request: Request, completion: Completion, now: int) -> Outcome:
         if request.id in self._abandoned:

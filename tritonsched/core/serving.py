@@ -28,6 +28,15 @@ class Serving:
         """Nobody serves the model."""
         self._pairs.pop(model, None)
 
+    def pairs(self, model: str) -> Pairs:
+        """The devices that serve it, with its times on them; none if nobody does."""
+        return self._pairs.get(model, ())
+
+    def devices(self) -> list[DeviceState]:
+        """All devices that serve anything, in order of announcement."""
+        found = {device.name: device for pairs in self._pairs.values() for device, _ in pairs}
+        return list(found.values())
+
     def earliest_finish_ns(self, model: str, rows: int, tuning: Tuning, now: int) -> int:
         """When its answer would be written if it ran alone and next, on its best device."""
         idle_ns = now + tuning.rtt_ns

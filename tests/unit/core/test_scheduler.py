@@ -21,7 +21,8 @@ from tritonsched.core.batch import Completion, Reject
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import RejectReason, Request
-from tritonsched.core.scheduler import AWAY_RETRY_NS, Scheduler
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.state import AWAY_RETRY_NS
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 

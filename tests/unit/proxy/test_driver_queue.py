@@ -12,7 +12,8 @@ from tritonsched import errors
 from tritonsched.backend.scripted import ScriptedBackend, fail, hang, lose, ok
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import RejectReason
-from tritonsched.core.scheduler import AWAY_RETRY_NS, Scheduler
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.state import AWAY_RETRY_NS
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.driver import Driver, Job
