@@ -21,6 +21,7 @@ INNER_REASONS = {
     "overloaded",
     "unavailable",
     "backend-error",
+    "region-fault",
     "bad-config",
     "startup",
 }

@@ -54,6 +54,18 @@ class PayloadTooLarge(ClientError):
     reason = "payload-too-large"
 
 
+class GuardedName(ClientError):
+    """A shared-memory region that belongs to the sidecar or to Triton itself."""
+
+    reason = "guarded-name"
+
+
+class Shielded(ClientError):
+    """The request would end this Triton, or have it read foreign memory."""
+
+    reason = "shielded"
+
+
 class DeadlineError(TritonschedError):
     """The answer cannot be, or was not, in time."""
 

@@ -35,6 +35,7 @@ from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
 from tritonsched.metrics import Metrics
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import LoopLags
 from tritonsched.proxy.health import Health, RepositoryWatch
@@ -198,6 +199,7 @@ class Sidecar:
             observers=(self.ledger, self.metrics_registry),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
+        self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
         loop = asyncio.get_running_loop()
         held = Held()
         self.driver = Driver(
@@ -232,6 +234,7 @@ class Sidecar:
             triton_is_up=lambda: self.health.is_up,
             lost=self.health.lost,
             on_lone=self.metrics_registry.lone,
+            regions=self.regions,
         )
 
     async def _listen(self) -> None:

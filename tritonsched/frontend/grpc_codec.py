@@ -7,8 +7,8 @@ raises.
 | `unknown-member` | a field that this version of the protocol does not have            |
 | `id-form`        | an id with a NUL, where Triton cuts it                             |
 | `typed-contents` | tensors in the typed fields instead of raw_input_contents          |
-| `input-form`     | an input with parameters (shared memory), or not one raw each      |
-| `output-form`    | an output with parameters (classification, shared memory)          |
+| `input-form`     | an input with parameters but a region's, or not one raw each       |
+| `output-form`    | an output with parameters but a region's (classification)          |
 | `parameter-form` | a parameter of a kind or name that is Triton's own, or no timeout  |
 | `load-metrics`   | the ORCA metadata asks for metadata of Triton's                    |
 """
@@ -22,11 +22,13 @@ from google.protobuf.unknown_fields import (  # type: ignore[import-not-found]  
 )
 from tritonclient.grpc import service_pb2 as pb
 
+from tritonsched.backend.wire import OFFSET, REGION, SIZE
 from tritonsched.tensors import (
     DeadlineHints,
     InferCall,
     MergedReply,
     ParameterValue,
+    ShmRef,
     Tensor,
     Wire,
 )
@@ -71,6 +73,7 @@ def decode(
         ),
         slo=texts.get("x-tritonsched-class"),
         explain=texts.get("x-tritonsched-explain") == "1",
+        output_refs=() if lone else _output_refs(request),
     )
 
 
@@ -91,21 +94,39 @@ def _inputs_reason(request: Any) -> str:
     for tensor in request.inputs:
         if tensor.HasField("contents"):
             return "typed-contents"
-        if tensor.parameters:
+        if tensor.parameters and not _has_plain_ref(tensor):
             return "input-form"
         if _has_unknown_fields(tensor):
             return "unknown-member"
-    count = len(request.inputs)
-    return "" if count and count == len(request.raw_input_contents) else "input-form"
+    count = sum(not tensor.parameters for tensor in request.inputs)
+    fits = request.inputs and count == len(request.raw_input_contents)
+    return "" if fits else "input-form"
 
 
 def _outputs_reason(request: Any) -> str:
     for output in request.outputs:
-        if output.parameters:
+        if output.parameters and not _has_plain_ref(output):
             return "output-form"
         if _has_unknown_fields(output):
             return "unknown-member"
     return ""
+
+
+def _has_plain_ref(tensor: Any) -> bool:
+    """A place in a region, plainly said, and nothing else."""
+    given = tensor.parameters
+    if not {REGION, SIZE} <= given.keys() <= {REGION, OFFSET, SIZE}:
+        return False
+    kinds = {name: given[name].WhichOneof("parameter_choice") for name in given}
+    if kinds.pop(REGION) != "string_param" or set(kinds.values()) != {"int64_param"}:
+        return False
+    return all(given[name].int64_param >= 0 for name in kinds)
+
+
+def _ref(tensor: Any) -> ShmRef:
+    given = tensor.parameters
+    offset = given[OFFSET].int64_param if OFFSET in given else 0
+    return ShmRef(given[REGION].string_param, offset, given[SIZE].int64_param)
 
 
 def _has_unknown_fields(message: Any) -> bool:
@@ -120,9 +141,18 @@ def _is_plain(name: str, parameter: Any) -> bool:
 
 
 def _inputs(request: Any) -> tuple[Tensor, ...]:
-    """raw_input_contents stand in the order of the request's inputs."""
-    pairs = zip(request.inputs, request.raw_input_contents, strict=True)
-    return tuple([Tensor(t.name, t.datatype, tuple(t.shape), raw) for t, raw in pairs])
+    """raw_input_contents stand in the order of the request's inputs; one in a region has none."""
+    raws = iter(request.raw_input_contents)
+    tensors = []
+    for t in request.inputs:
+        ref = _ref(t) if t.parameters else None
+        data = next(raws) if ref is None else b""
+        tensors.append(Tensor(t.name, t.datatype, tuple(t.shape), data, ref))
+    return tuple(tensors)
+
+
+def _output_refs(request: Any) -> tuple[tuple[str, ShmRef], ...]:
+    return tuple([(output.name, _ref(output)) for output in request.outputs if output.parameters])
 
 
 def _parameters(request: Any) -> dict[str, ParameterValue]:

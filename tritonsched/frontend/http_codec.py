@@ -2,8 +2,8 @@
 raises.
 
 Only the plain binary form is read for merging: a JSON head of known members, every input and output
-binary. Whatever is odd is no error here: the call goes alone, as it came, and Triton words the
-fault.
+binary or in a shared-memory region. Whatever is odd is no error here: the call goes alone, as it
+came, and Triton words the fault.
 
 | lone reason      | what is odd                                                               |
 |------------------|---------------------------------------------------------------------------|
@@ -13,8 +13,8 @@ fault.
 | `json-tensors`   | no binary tail: Triton prints and reads the numbers                       |
 | `head-form`      | a head length or JSON that is not plain, or a header or member twice      |
 | `unknown-member` | a member or parameter that merging does not know                          |
-| `input-form`     | an input that is not name, datatype, shape and binary_data_size           |
-| `output-form`    | an output that is not binary, or asks for a classification or a region    |
+| `input-form`     | an input that is not name, datatype, shape and binary_data_size or region |
+| `output-form`    | an output that is neither binary nor in a region, or a classification     |
 | `parameter-form` | a parameter that is not a plain value, or is Triton's own                 |
 | `binary-size`    | the binary tail is not as long as the inputs say                          |
 """
@@ -30,12 +30,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tritonsched.backend.wire import OFFSET, REGION, SIZE
 from tritonsched.tensors import (
     Buffer,
     DeadlineHints,
     InferCall,
     MergedReply,
     ParameterValue,
+    ShmRef,
     Tensor,
     Wire,
 )
@@ -47,6 +49,7 @@ FORM_BYTES_MAX = 4096  # longer heads are not worth remembering
 FORMS_MAX = 1024  # heads remembered; a client that puts an id into each head only fills it up
 _INT64_MAX = (1 << 63) - 1
 _TENSOR_MEMBERS = {"name", "datatype", "shape", "parameters"}
+_REF_MEMBERS = {REGION, OFFSET, SIZE}
 _WEIGHT = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")  # what C's strtod reads
 _ONE = _WEIGHT.match("1")
 _SINGLE_HEADERS = ("inference-header-content-length", "content-encoding")
@@ -57,12 +60,13 @@ class _Odd(Exception):  # never leaves this file
 
 
 class _Spec(NamedTuple):
-    """An input as the head declares it. size: bytes in the binary tail."""
+    """An input as the head declares it. size: bytes in the binary tail. ref: elsewhere instead."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     size: int
+    ref: ShmRef | None
 
 
 class _Form(NamedTuple):
@@ -74,6 +78,7 @@ class _Form(NamedTuple):
     parameters: Mapping[str, ParameterValue] = MappingProxyType({})
     timeout_us: int | None = None
     lone: str = ""
+    output_refs: tuple[tuple[str, ShmRef], ...] = ()
 
 
 _NO_FORM = _Form()
@@ -127,6 +132,7 @@ def decode(
         slo=by_name.get("x-tritonsched-class"),
         explain=by_name.get("x-tritonsched-explain") == "1",
         form=key if key and not lone and len(key) <= FORM_BYTES_MAX else None,
+        output_refs=form.output_refs,
     )
 
 
@@ -215,10 +221,11 @@ def _plain_form(head: dict[str, Any], timeout_us: int | None) -> _Form:
     if not isinstance(call_id, str) or (call_id and min(call_id) < " "):  # each prints its own way
         raise _Odd("head-form")
     parameters, all_binary = _parameters(head.get("parameters", {}))
-    outputs = _outputs(head.get("outputs", []))
+    outputs, refs = _outputs(head.get("outputs", []))
     if not outputs and not all_binary:
         raise _Odd("json-tensors")
-    return _Form(call_id, _specs(head.get("inputs")), outputs, parameters, timeout_us)
+    specs = _specs(head.get("inputs"))
+    return _Form(call_id, specs, outputs, parameters, timeout_us, output_refs=refs)
 
 
 def _parameters(given: Any) -> tuple[dict[str, ParameterValue], bool]:
@@ -249,20 +256,39 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _INT64_MAX
 
 
-def _outputs(given: Any) -> tuple[str, ...]:
+def _outputs(given: Any) -> tuple[tuple[str, ...], tuple[tuple[str, ShmRef], ...]]:
     if not isinstance(given, list):
         raise _Odd("output-form")
     names = []
+    refs = []
     for output in given:
         if not isinstance(output, dict) or not output.keys() <= {"name", "parameters"}:
             raise _Odd("output-form")
-        parameters = output.get("parameters")
-        if not isinstance(output.get("name"), str) or not isinstance(parameters, dict):
+        name, parameters = output.get("name"), output.get("parameters")
+        if not isinstance(name, str) or not isinstance(parameters, dict):
             raise _Odd("output-form")
-        if parameters.keys() != {"binary_data"} or parameters["binary_data"] is not True:
+        names.append(name)
+        if REGION in parameters:
+            refs.append((name, _ref(parameters, "output-form")))
+        elif parameters.keys() != {"binary_data"} or parameters["binary_data"] is not True:
             raise _Odd("output-form")
-        names.append(output["name"])
-    return tuple(names)
+    return tuple(names), tuple(refs)
+
+
+def _ref(parameters: dict[str, Any], odd: str) -> ShmRef:
+    """A place in a region and nothing else; clients say with it that it is not binary."""
+    values = {name: value for name, value in parameters.items() if name != "binary_data"}
+    if parameters.get("binary_data", False) is not False or not values.keys() <= _REF_MEMBERS:
+        raise _Odd(odd)
+    given: dict[str, Any] = {OFFSET: 0, SIZE: None, **values}
+    region, offset, size = given[REGION], given[OFFSET], given[SIZE]
+    if not isinstance(region, str) or not (_is_size(offset) and _is_size(size)):
+        raise _Odd(odd)
+    return ShmRef(region, offset, size)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_int(value) and value >= 0
 
 
 def _specs(given: Any) -> tuple[_Spec, ...]:
@@ -274,11 +300,11 @@ def _specs(given: Any) -> tuple[_Spec, ...]:
             raise _Odd("input-form")
         if not tensor.keys() <= _TENSOR_MEMBERS:
             raise _Odd("json-tensors" if "data" in tensor else "unknown-member")
-        size = _binary_size(tensor)
+        size, ref = _place(tensor)
         shape = tensor.get("shape")
         if not isinstance(shape, list) or not all(map(_is_int, shape)):
             raise _Odd("input-form")
-        specs.append(_Spec(tensor["name"], tensor["datatype"], tuple(shape), size))
+        specs.append(_Spec(tensor["name"], tensor["datatype"], tuple(shape), size, ref))
     return tuple(specs)
 
 
@@ -288,38 +314,35 @@ def _tensors(specs: tuple[_Spec, ...], tail: memoryview) -> tuple[Tensor, ...]:
     start = 0
     for spec in specs:
         end = start + spec.size
-        tensors.append(Tensor(spec.name, spec.datatype, spec.shape, tail[start:end]))
+        tensors.append(Tensor(spec.name, spec.datatype, spec.shape, tail[start:end], spec.ref))
         start = end
     if start != len(tail):
         raise _Odd("binary-size")
     return tuple(tensors)
 
 
-def _binary_size(tensor: dict[str, Any]) -> int:
+def _place(tensor: dict[str, Any]) -> tuple[int, ShmRef | None]:
+    """Bytes in the tail, or a place in a region."""
     parameters = tensor.get("parameters")
-    if not isinstance(parameters, dict) or parameters.keys() != {"binary_data_size"}:
-        raise _Odd("input-form")
-    size = parameters["binary_data_size"]
     named = isinstance(tensor.get("name"), str) and isinstance(tensor.get("datatype"), str)
-    if not named or not _is_int(size) or size < 0:
+    if not named or not isinstance(parameters, dict):
         raise _Odd("input-form")
-    return int(size)
+    if REGION in parameters:
+        return 0, _ref(parameters, "input-form")
+    size: Any = parameters.get("binary_data_size")
+    if parameters.keys() != {"binary_data_size"} or not _is_size(size):
+        raise _Odd("input-form")
+    return int(size), None
 
 
 def encode(reply: MergedReply, call: InferCall) -> tuple[list[tuple[str, str]], Buffer]:
-    """Headers and body of a merged answer, as Triton writes them: all outputs binary."""
+    """Headers and body of a merged answer, as Triton writes them: all outputs binary, those in a
+    client's region without a word of it.
+    """
     head: dict[str, Any] = {"id": call.id} if call.id else {}
     head["model_name"] = reply.model
     head["model_version"] = reply.version
-    head["outputs"] = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-            "parameters": {"binary_data_size": len(tensor.data)},
-        }
-        for tensor in reply.outputs
-    ]
+    head["outputs"] = [_entry(tensor) for tensor in reply.outputs]
     text = orjson.dumps(head)
     tail = [tensor.data for tensor in reply.outputs if len(tensor.data)]
     headers = [("Content-Type", "application/json")]
@@ -334,6 +357,17 @@ def encode(reply: MergedReply, call: InferCall) -> tuple[list[tuple[str, str]], 
     if coding != "identity":
         headers.append(("Content-Encoding", coding))
     return headers, body
+
+
+def _entry(tensor: Tensor) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": tensor.shape,
+    }
+    if tensor.ref is None:
+        entry["parameters"] = {"binary_data_size": len(tensor.data)}
+    return entry
 
 
 def _header(call: InferCall, name: str) -> str:

@@ -1,22 +1,26 @@
 """Joining the inputs of a batch and splitting its outputs. Rule: pure; by name, never by position.
 
 Joining copies nothing: the parts are handed on and copied once, into shared memory or a message,
-by the backend. Splitting copies each member's rows, so that the batch's shared memory is free at
-once.
+by the backend; those in a client's region are read here, as late as can be. Splitting copies each
+member's rows, so that the batch's shared memory is free at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
 from tritonsched.tensors import (
+    Answer,
     BatchCall,
     BatchInput,
     BatchOutput,
     BatchReply,
+    Buffer,
     MergedReply,
+    ShmRef,
     Tensor,
     byte_size,
 )
@@ -28,7 +32,10 @@ _LENGTH_BYTES = 4  # of one BYTES element, little endian, before its bytes
 
 
 def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
-    """One call from the members, in batch order. Members agree in all but data (same signature)."""
+    """One call from the members, in batch order. Members agree in all but data (same signature).
+
+    Raises RegionFault if a client's region has shrunk.
+    """
     first = jobs[0].call
     by_name = [{tensor.name: tensor for tensor in job.call.inputs} for job in jobs]
     inputs = tuple(
@@ -36,7 +43,9 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
             name=tensor.name,
             datatype=tensor.datatype,
             shape=(batch.rows, *tensor.shape[1:]),
-            parts=tuple(member[tensor.name].data for member in by_name),
+            parts=tuple(
+                _data(member[tensor.name], job) for member, job in zip(by_name, jobs, strict=True)
+            ),
         )
         for tensor in first.inputs
     )
@@ -51,6 +60,10 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
         outputs=tuple(BatchOutput(name, row_bytes(info, name)) for name in names),
         parameters=first.parameters,
     )
+
+
+def _data(tensor: Tensor, job: "Job") -> Buffer:
+    return tensor.data if tensor.ref is None else job.regions[tensor.ref.region].read(tensor.ref)
 
 
 def row_bytes(info: ModelInfo, name: str) -> int | None:
@@ -73,6 +86,26 @@ def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
         MergedReply(reply.model, reply.version, tuple(column[index] for column in columns))
         for index in range(len(jobs))
     ]
+
+
+def placed(answer: Answer, job: "Job") -> Answer:
+    """The answer with the outputs written that the client wants in its regions.
+
+    Raises RegionFault if one does not fit; others may be written by then, as with Triton.
+    """
+    if not job.call.output_refs or not isinstance(answer, MergedReply):
+        return answer
+    refs = dict(job.call.output_refs)
+    return replace(
+        answer, outputs=tuple(_written(t, refs.get(t.name), job) for t in answer.outputs)
+    )
+
+
+def _written(tensor: Tensor, ref: ShmRef | None, job: "Job") -> Tensor:
+    if ref is None:
+        return tensor
+    job.regions[ref.region].write(ref, tensor.data)
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, b"", ref)
 
 
 def _split_tensor(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:

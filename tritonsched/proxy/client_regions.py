@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tritonsched.backend.shared_memory import SHM
-from tritonsched.errors import RegionFault
+from tritonsched.errors import RegionFault, Shielded
 from tritonsched.tensors import Buffer, ShmRef
 
 REGIONS_MAX = 512  # each is an open file, of which a process has 1024 by default
@@ -111,19 +111,24 @@ class ClientRegions:
         """Triton is another process, or has closed them all."""
         self._regions.clear()
 
-    def use(self, refs: Iterable[ShmRef]) -> Regions | None:
-        """The regions of a request's places. None: Triton has to look, and word what is wrong."""
-        used = {}
-        for ref in refs:
-            region = self._regions.get(ref.region)
-            if region is None or not region.holds(ref):
-                return None
-            used[ref.region] = region
-        return used
+    def of(self, refs: Iterable[ShmRef]) -> Regions:
+        """Those of a request's regions that are known, for as long as it needs them."""
+        named = {ref.region for ref in refs}
+        return {name: region for name, region in self._regions.items() if name in named}
 
-    def is_torn(self, refs: Iterable[ShmRef]) -> bool:
-        """A region among these was made smaller after Triton had mapped it: touching it there is
-        SIGBUS.
-        """
-        known = (self._regions.get(ref.region) for ref in refs)
-        return any(region is not None and not region.is_whole for region in known)
+
+def hold_all(regions: Regions, refs: Iterable[ShmRef]) -> bool:
+    """Whether every place lies in a known region; otherwise Triton has to word what is wrong."""
+    return all(ref.region in regions and regions[ref.region].holds(ref) for ref in refs)
+
+
+def require_whole(regions: Regions) -> None:
+    """Raises Shielded if a region was made smaller than it was when Triton mapped it: Triton's
+    reading it past its end is SIGBUS, with every release.
+    """
+    for name, region in regions.items():
+        if not region.is_whole:
+            raise Shielded(
+                f"shared memory region '{name}' is smaller than it was when it was registered; "
+                "unregister it and register it again"
+            )

@@ -13,10 +13,10 @@ one bad request never touches another and Triton itself words the error (DESIGN.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
@@ -29,25 +29,15 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.answered import answered
-from tritonsched.proxy.assembly import join, split
-from tritonsched.proxy.client_regions import Regions
+from tritonsched.proxy.assembly import join, placed, split
+from tritonsched.proxy.client_regions import Regions, require_whole
+from tritonsched.proxy.explaining import explain, is_ok
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.timer import Timer
-from tritonsched.tensors import (
-    Answer,
-    BatchReply,
-    Cancel,
-    Done,
-    Explain,
-    GrpcReply,
-    HttpReply,
-    InferCall,
-    Send,
-)
+from tritonsched.tensors import Answer, BatchReply, Cancel, Done, InferCall, Send
 
 Listener = Callable[[int, Sequence[Decision]], None]
-_OK_BELOW = 400
 _log = structlog.get_logger()
 
 
@@ -261,9 +251,7 @@ class Driver:
             self._take_apart(batch)
             return
         if stale or jobs[0].lone or batch.requests[0].alone:
-            task = self._loop.create_task(self._alone(flight))
-            self._lone.add(task)
-            task.add_done_callback(self._lone.discard)
+            self._spawn(self._alone(flight))
             return
         try:
             self._backend.send(join(batch, jobs), partial(self._came_back, flight))
@@ -281,7 +269,7 @@ class Driver:
         try:
             job = flight.jobs[0]
             if job.send is None:
-                answer = await self._backend.forward(job.call)
+                answer = await self._forward(job)
             else:
                 answer = await job.send(flight.batch.expected_ns)
         except errors.TritonschedError as error:
@@ -289,7 +277,26 @@ class Driver:
         except Exception as error:
             self._broke(flight, error)
         else:
-            self._answer_all(flight, [answer], ok=_is_ok(answer))
+            self._answer_all(flight, [answer], ok=is_ok(answer))
+
+    async def _forward(self, job: Job) -> Answer:
+        require_whole(job.regions)  # Triton has them mapped: reading past the end is its end
+        return await self._backend.forward(job.call)
+
+    async def _worded(self, job: Job) -> None:
+        """It was executed and does not fit into its client's region: Triton has to say so."""
+        try:
+            outcome: Answer | errors.TritonschedError = await self._forward(job)
+        except errors.TritonschedError as error:
+            outcome = error
+        pending = self._take(job.request.id)
+        if pending is not None:
+            self._tell(pending, outcome)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._lone.add(task)
+        task.add_done_callback(self._lone.discard)
 
     def _came_back(self, flight: _Flight, outcome: BatchReply | errors.TritonschedError) -> None:
         if isinstance(outcome, errors.TritonschedError):
@@ -349,9 +356,15 @@ class Driver:
                 self._scheduler.submit(alone, now)
 
     def _answer(self, batch: Batch, job: Job, answer: Answer, returned_ns: int) -> None:
-        pending = self._take(job.request.id)
-        if pending is None:
+        if job.request.id not in self._pending:
             return
+        try:
+            answer = placed(answer, job)
+        except errors.RegionFault:
+            self._spawn(self._worded(job))
+            return
+        pending = self._take(job.request.id)
+        assert pending is not None
         if job.call.explain:
             answer = replace(answer, explain=explain(batch, job, returned_ns))
         self._tell(pending, answer)
@@ -373,28 +386,3 @@ class Driver:
             pending.done(outcome)
         except Exception as error:
             _log.error("an answer could not be written", exc_info=error)
-
-
-def _is_ok(answer: Answer) -> bool:
-    """Whether the model was executed, so that its time teaches the profile."""
-    match answer:
-        case HttpReply():
-            return answer.status < _OK_BELOW
-        case GrpcReply():
-            return answer.code == "OK"
-        case _:
-            return True
-
-
-def explain(batch: Batch, job: Job, now: int) -> Explain:
-    """Why this answer came when it did."""
-    request = job.request
-    return Explain(
-        queue_ns=batch.dispatch_ns - request.arrival_ns,
-        batch_rows=batch.rows,
-        batch_requests=len(batch.requests),
-        variant=batch.model,
-        slack_ns=request.deadline_ns - now if request.has_deadline else None,
-        lone=job.lone,
-        clipped=job.clipped,
-    )

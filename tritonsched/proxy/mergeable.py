@@ -13,6 +13,8 @@ below appear in the explain header and as a metric label.
 | `shape-differs`  | datatype or dimensions are not the declared ones, or rows disagree      |
 | `rows-exceed`    | no rows, or more than the model's max_batch_size                        |
 | `bytes-differ`   | the data is not as long as its shape says                               |
+| `region-bytes`   | BYTES in a client's region: it may change after its lengths were read   |
+| `region-unknown` | a region that we do not know or cannot open, or a place outside of it   |
 | `outputs-differ` | an unknown output, or one asked for twice                               |
 | `sequence`       | a sequence parameter: order matters                                     |
 """
@@ -50,6 +52,8 @@ def _tensor_reason(call: InferCall, info: ModelInfo) -> str:
     for tensor in call.inputs:
         if not _matches(tensor, info.inputs[tensor.name], rows):
             return "shape-differs"
+        if tensor.ref is not None and tensor.datatype == "BYTES":
+            return "region-bytes"
         if not _bytes_fit(tensor):
             return "bytes-differ"
     return "" if 1 <= rows <= info.max_batch_size else "rows-exceed"
@@ -67,7 +71,7 @@ def _matches(tensor: Tensor, declared: TensorInfo, rows: int) -> bool:
 def _bytes_fit(tensor: Tensor) -> bool:
     size = byte_size(tensor.datatype, tensor.shape)
     if size is not None:
-        return size == len(tensor.data)
+        return size == (len(tensor.data) if tensor.ref is None else tensor.ref.byte_size)
     elements = 1
     for extent in tensor.shape:
         elements *= extent
