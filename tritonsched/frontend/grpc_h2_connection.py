@@ -328,9 +328,7 @@ class Connection(Http2Protocol):
             self._end(stream_id, error_reply(error))
             return
         if self._forget(stream_id) is not None:
-            self.respond(stream_id, _OK_HEAD)
-            self.body(stream_id, body)
-            self.end(stream_id, _OK_END)
+            self.answer(stream_id, _OK_HEAD, body, _OK_END)
             self._flush_later()
 
     def _end(self, stream_id: int, reply: GrpcReply) -> None:
