@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a fault while running, 2 wrong use (options, policy file, 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +18,8 @@ from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
-from tritonsched.serve import GrpcFrontend, ServeOptions, run_serve
+from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.serve import run_serve
 from tritonsched.sim.command import simulate
 
 app = typer.Typer(
@@ -56,6 +58,13 @@ TritonMetricsOption = Annotated[
 ]
 PolicyOption = Annotated[
     Path | None, typer.Option(envvar=_env("POLICY"), help="Policy file (YAML).")
+]
+AdminTokenOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar=_env("ADMIN_TOKEN"),
+        help="Lets others than loopback call /admin: Authorization: Bearer TOKEN.",
+    ),
 ]
 RuleOption = Annotated[
     str | None,
@@ -108,6 +117,7 @@ def serve(
     triton_env: TritonEnvOption = Path(".venv-triton"),
     run_dir: RunDirOption = Path(".run"),
     drain_s: DrainOption = 30.0,
+    admin_token: AdminTokenOption = None,
 ) -> None:
     """Serve in front of the Triton of --triton-http and --triton-grpc, or of an embedded one."""
     _check_addresses(triton_http, triton_grpc, triton_metrics)
@@ -127,6 +137,9 @@ def serve(
                 run_dir=run_dir,
                 drain_s=drain_s,
                 grpc_frontend=grpc_frontend,
+                policy_path=policy,
+                read_policy=partial(_policy, policy, rule, transport) if policy else no_policy_file,
+                admin_token=admin_token,
             )
         )
     except (ConfigError, StartupError) as error:

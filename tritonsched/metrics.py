@@ -39,10 +39,12 @@ COUNTERS = {
     "requests_total": ("Requests by how they left.", ("model", "class", "outcome")),
     "refusals_total": ("Refused requests by reason.", ("model", "class", "reason")),
     "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
+    "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
 }
 GAUGES = {
     "queued_requests": ("Requests waiting now.", ("model",)),
+    "policy_generation": ("Policies taken into use since the start.", ()),
     "ready": ("1 while the sidecar can serve.", ()),
     "tensor_bytes_in_flight": ("Bytes of the requests held now.", ()),
     "backend_batches": (
@@ -136,6 +138,12 @@ class Metrics:
     def lone(self, model: str, reason: str) -> None:
         """A call goes alone."""
         self._count("lone_requests_total", model, reason)
+
+    def policy_reloaded(self, outcome: str, generation: int) -> None:
+        """A reload ended: applied, refused or rolled-back."""
+        key = ("policy_reloads_total", outcome)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._gauges["policy_generation",] = generation
 
     def merge_failed(self, model: str) -> None:
         """A merged batch failed and is taken apart."""

@@ -10,13 +10,9 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from http import HTTPStatus
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import uvloop
 from rich.console import Console
 
@@ -30,19 +26,25 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import BackendError, TritonschedError
-from tritonsched.frontend.admin_server import TRITON_METRICS_BYTES_MAX, AdminServer
+from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
+from tritonsched.frontend.triton_metrics import triton_metrics
 from tritonsched.metrics import Metrics
+from tritonsched.options import GrpcFrontend, ServeOptions, example_request
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import LoopLags
 from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.timer import TimerFd
+from tritonsched.proxy.watch import FileWatch, signature
+
+__all__ = ["GrpcFrontend", "ServeOptions", "Sidecar", "example_request", "run_serve"]
 
 MIB = 1024 * 1024
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
@@ -51,35 +53,8 @@ TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that i
 LINGER_S = (
     0.5  # after the last answer: requests already on the wire are told `draining`, not cut off
 )
-METRICS_WAIT_S = 2.0  # for Triton's metrics; a scrape that waits longer than that is lost anyway
 RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
-
-
-class GrpcFrontend(StrEnum):
-    """What speaks gRPC with clients."""
-
-    NGH2 = "ngh2"
-    GRPCIO = "grpcio"
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither."""
-
-    host: str
-    http_port: int
-    grpc_port: int
-    metrics_port: int
-    triton_http: str | None
-    triton_grpc: str | None
-    triton_metrics: str | None
-    policy: PolicyFile
-    repository: Path
-    triton_env: Path
-    run_dir: Path
-    drain_s: float
-    grpc_frontend: GrpcFrontend = GrpcFrontend.NGH2
 
 
 def run_serve(options: ServeOptions) -> None:
@@ -94,6 +69,7 @@ async def _serve(options: ServeOptions, console: Console) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sidecar = Sidecar(options, say=lambda text: console.print(text, markup=False, soft_wrap=True))
+    loop.add_signal_handler(signal.SIGHUP, sidecar.reload_soon)
     try:
         await _unless_stopped(sidecar.start(), stop)
         if not stop.is_set():
@@ -159,6 +135,7 @@ class Sidecar:
         self._stack.push_async_callback(self.backend.close)
         self._build(policy)
         self._spawn(self.health.run())
+        self._watch_policy()
         await self._listen()
         try:
             async with asyncio.timeout(None if self._embedded else TRITON_WAIT_S):
@@ -225,10 +202,11 @@ class Sidecar:
             tell=self.driver.set_server,
             look=watch.look,
         )
+        intake = Intake(policy.slo_classes(), policy.class_of_model)
         self.proxy = Proxy(
             self.driver,
             self.backend,
-            Intake(policy.slo_classes(), policy.class_of_model),
+            intake,
             held=held,
             tensor_bytes_max=policy.limits.tensor_mib_max * MIB,
             triton_is_up=lambda: self.health.is_up,
@@ -236,6 +214,18 @@ class Sidecar:
             on_lone=self.metrics_registry.lone,
             regions=self.regions,
         )
+
+        rule = policy.scheduler.policy
+        live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule)
+        self.reloader = Reloader(
+            policy,
+            read=lambda: asyncio.to_thread(self.options.read_policy),
+            adopt=lambda new: live.adopt(new, time.monotonic_ns()),
+            ledger=self.ledger,
+            told=self._reloaded,
+            pause=_pause,
+        )
+        self._stack.callback(self.reloader.close)
 
     async def _listen(self) -> None:
         options = self.options
@@ -255,7 +245,13 @@ class Sidecar:
             port=options.grpc_port,
             request_bytes_max=limit,
         )
-        self.admin_server = AdminServer(self, host=options.host, port=options.metrics_port)
+        self.admin_server = AdminServer(
+            self,
+            host=options.host,
+            port=options.metrics_port,
+            reloader=self.reloader,
+            token=options.admin_token,
+        )
         for server in (self.http_server, self.grpc_server, self.admin_server):
             self._stack.push_async_callback(server.stop)
             await server.start()
@@ -307,6 +303,30 @@ class Sidecar:
                 self._say(f"{error}")
                 await _pause(RESTART_PAUSE_S)
 
+    # -- the policy file ----------------------------------------------------------------------
+
+    def reload_soon(self) -> None:
+        """SIGHUP."""
+        if hasattr(self, "reloader"):  # else it is being started and reads the file anyway
+            self._spawn(self._reload())
+
+    async def _reload(self) -> None:
+        await self.reloader.reload()
+
+    def _watch_policy(self) -> None:
+        path = self.options.policy_path
+        if path is not None:
+            watch = FileWatch(lambda: signature(path), self._policy_changed)
+            self._spawn(watch.run(_pause))
+
+    async def _policy_changed(self) -> None:
+        if self.reloader.policy.reload.watch:
+            await self.reloader.reload()
+
+    def _reloaded(self, made: Reload) -> None:
+        self.metrics_registry.policy_reloaded(made.outcome, made.generation)
+        self._say(in_words(made))
+
     # -- AdminView ----------------------------------------------------------------------------
 
     def metrics(self) -> bytes:
@@ -329,10 +349,7 @@ class Sidecar:
     async def triton_metrics(self) -> bytes:
         if self._metrics_address is None:
             return b""
-        try:
-            return await _metrics_of(self._metrics_address)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return b""
+        return await triton_metrics(self._metrics_address)
 
     def why_not_ready(self) -> str:
         if self.proxy.is_draining:
@@ -365,39 +382,7 @@ class Sidecar:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _metrics_of(address: str) -> bytes:
-    """Whole or not at all: an error page or half a line would spoil the scrape they join."""
-    body = bytearray()
-    timeout = aiohttp.ClientTimeout(total=METRICS_WAIT_S)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.get(f"http://{address}/metrics") as reply,
-    ):
-        if reply.status != HTTPStatus.OK:
-            return b""
-        async for piece in reply.content.iter_any():
-            body += piece
-            if len(body) > TRITON_METRICS_BYTES_MAX:
-                return b""
-    return bytes(body)
-
-
 async def _pause(seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.Event().wait()
-
-
-def example_request(http: str) -> str:
-    """A command that can be pasted: a picture in the package, classified by its raw bytes."""
-    picture = Path(__file__).parent / "data" / "pictures" / "cat.uint8"
-    head = (
-        '{"inputs":[{"name":"IMAGE","datatype":"UINT8","shape":[1,260,260,3],'
-        '"parameters":{"binary_data_size":202800}}],'
-        '"outputs":[{"name":"SCORES","parameters":{"classification":3}}]}'
-    )
-    return (
-        f"(printf %s '{head}'; cat {picture}) | curl -si --data-binary @- "
-        f"-H 'Inference-Header-Content-Length: {len(head)}' -H 'x-request-deadline-ms: 500' "
-        f"-H 'x-tritonsched-explain: 1' {http}/v2/models/classify_lite0/infer"
-    )

@@ -14,7 +14,7 @@ from tritonsched import cli
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import BackendError, ConfigError, StartupError, TritonschedError
-from tritonsched.serve import ServeOptions
+from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
 
 BOTH = ("--triton-http", "h:1", "--triton-grpc", "h:2")
 ENVIRONMENT = {
@@ -29,6 +29,8 @@ ENVIRONMENT = {
     "triton_env": "env",
     "run_dir": "run",
     "drain_s": "7.5",
+    "grpc_frontend": "grpcio",
+    "admin_token": "secret",
 }
 
 
@@ -87,6 +89,10 @@ def test_without_options_it_serves_the_repository_on_tritons_own_ports(serve: Se
         "triton_env": Path(".venv-triton"),
         "run_dir": Path(".run"),
         "drain_s": 30.0,
+        "grpc_frontend": GrpcFrontend.NGH2,
+        "policy_path": None,
+        "read_policy": no_policy_file,
+        "admin_token": None,
     }
 
 
@@ -98,6 +104,8 @@ def expected() -> dict[str, Any]:
     for name in ("repository", "triton_env", "run_dir"):
         made[name] = Path(made[name])
     made["drain_s"] = float(made["drain_s"])
+    made["grpc_frontend"] = GrpcFrontend(made["grpc_frontend"])
+    made |= {"policy_path": None, "read_policy": no_policy_file}
     return made
 
 
@@ -189,8 +197,8 @@ def test_each_fault_of_a_policy_file_is_one_line_whatever_the_width(
     lines = result.stderr.splitlines()
     assert lines[0].startswith(f"tritonsched: {path}:2:23: classes.gold.deadline_ms: ")
     assert "[bold]" not in result.stderr
-    assert f"{path}:2:35: classes.gold.wieght: unknown key; did you mean 'weight'?" in lines
-    assert f"{path}:3:13: limits.x: unknown key" in lines
+    assert f"{path}:2:27: classes.gold.wieght: unknown key; did you mean 'weight'?" in lines
+    assert f"{path}:3:10: limits.x: unknown key" in lines
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def fed() -> Metrics:
     metrics.on_outcome(done.requests[1], Outcome.REJECTED, "queue-full", 7 * MS)
     metrics.lone("m", "ensemble")
     metrics.merge_failed("m")
+    metrics.policy_reloaded("applied", 2)
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
     metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
     metrics.set_backend(transport="system", system=1, inline=2, fallbacks=3, malformed=4)

@@ -21,6 +21,7 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.errors import BackendError, StartupError
+from tritonsched.frontend import triton_metrics
 from tritonsched.serve import REPLIES_PER_RETUNE, ServeOptions, Sidecar, example_request
 
 MS = 1_000_000
@@ -294,7 +295,7 @@ async def test_what_is_no_metrics_is_left_out(status: str) -> None:
 
 async def test_metrics_over_their_bound_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a line would spoil the scrape, too."""
-    monkeypatch.setattr(serve, "TRITON_METRICS_BYTES_MAX", len(LARGE) - 1)
+    monkeypatch.setattr(triton_metrics, "BYTES_MAX", len(LARGE) - 1)
     async with raw_http(fixed("200 OK", body=LARGE)) as triton:
         assert await scraped(triton.address) == b""
 

@@ -99,6 +99,18 @@ class TransportSection(_Section):
     )
 
 
+class ReloadSection(_Section):
+    """How a changed policy file is taken into use."""
+
+    watch: bool = Field(default=True, description="Reload when the file changes.")
+    guard_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds on probation: back to the policy before if misses double; 0: none.",
+    )
+
+
 class PolicyFile(_Section):
     """A whole policy file."""
 
@@ -121,6 +133,9 @@ class PolicyFile(_Section):
     )
     transport: TransportSection = Field(
         default=TransportSection(), description="How batches reach Triton."
+    )
+    reload: ReloadSection = Field(
+        default=ReloadSection(), description="How a changed policy file is taken into use."
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 `/metrics` is Prometheus text: the sidecar's own `tritonsched_*`, then Triton's `nv_*` as Triton
 gives them. `/healthz/live`: the process answers. `/healthz/ready` (and `/healthz`): it can serve;
-503 with the reason in words otherwise.
+503 with the reason in words otherwise. `/admin/…`: see admin_policy.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,9 +11,9 @@ from typing import Protocol
 from aiohttp import web
 
 from tritonsched.errors import StartupError
+from tritonsched.frontend.admin_policy import add_policy_routes
 from tritonsched.metrics import CONTENT_TYPE
-
-TRITON_METRICS_BYTES_MAX = 8 * 1024 * 1024
+from tritonsched.proxy.reload import Reloader
 
 
 class AdminView(Protocol):
@@ -35,7 +35,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class AdminServer:
     """aiohttp on its own port. Raises StartupError if the port is taken."""
 
-    def __init__(self, view: AdminView, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        view: AdminView,
+        *,
+        host: str,
+        port: int,
+        reloader: Reloader | None = None,
+        token: str | None = None,
+    ) -> None:
         self._view = view
         self._host = host
         self._port = port
@@ -44,6 +52,8 @@ class AdminServer:
         app.router.add_get("/healthz", self._ready)
         app.router.add_get("/healthz/live", self._live)
         app.router.add_get("/healthz/ready", self._ready)
+        if reloader is not None:
+            add_policy_routes(app, reloader, token)
         self._runner = web.AppRunner(app, access_log=None)
 
     @property

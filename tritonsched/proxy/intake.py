@@ -55,9 +55,13 @@ class Intake:
     def __init__(
         self, classes: Mapping[str, SloClass], class_of_model: Callable[[str], str]
     ) -> None:
+        self.adopt(classes, class_of_model)
+        self._next_id = 0
+
+    def adopt(self, classes: Mapping[str, SloClass], class_of_model: Callable[[str], str]) -> None:
+        """The policy file changed: calls from now on; what was taken in keeps its deadline."""
         self._classes = classes
         self._class_of_model = class_of_model
-        self._next_id = 0
 
     def request(self, call: InferCall, *, signature: int, alone: bool) -> tuple[Request, bool]:
         """The request, and whether its deadline was clipped to its class'.

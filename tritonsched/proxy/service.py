@@ -196,6 +196,10 @@ class Proxy:
         """Wait until no accepted call is unanswered."""
         await self._held.none_left()
 
+    def limit_tensor_bytes(self, tensor_bytes_max: int) -> None:
+        """Another bound of the bytes held at once; what is held already stays."""
+        self._tensor_bytes_max = tensor_bytes_max
+
     async def invalidate(self, model: str) -> None:
         """Triton loads or unloads the model, or another that an ensemble is made of."""
         self._models.forget()

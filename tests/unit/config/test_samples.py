@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tritonsched.checking import schema_text
 from tritonsched.config.load import load_policy
 
 ROOT = Path(__file__).parents[3]
@@ -28,3 +29,14 @@ def test_the_compose_file_mounts_a_policy_that_exists_and_shares_tritons_memory(
     assert (ROOT / volume.split(":")[0]).is_file()
     assert sidecar["ipc"] == "service:triton"
     assert compose["services"]["triton"]["ipc"] == "shareable"
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_a_sample_names_the_schema_for_editors(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=policy.schema.json"
+
+
+def test_the_schema_beside_the_samples_is_what_the_command_prints() -> None:
+    """Made by `tritonsched schema`."""
+    assert (ROOT / "deploy" / "policies" / "policy.schema.json").read_text() == schema_text()

@@ -1,0 +1,61 @@
+"""What `tritonsched serve` can be asked for. Rule: values only; nothing starts here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from tritonsched.config.schema import PolicyFile
+from tritonsched.errors import ConfigError
+
+
+def no_policy_file() -> PolicyFile:
+    """Raises ConfigError: what a sidecar without a policy file says when told to reload it."""
+    raise ConfigError("there is no policy file to reload; start with --policy FILE")
+
+
+class GrpcFrontend(StrEnum):
+    """What speaks gRPC with clients."""
+
+    NGH2 = "ngh2"
+    GRPCIO = "grpcio"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither.
+
+    policy_path: where `policy` stands; None: it cannot be reloaded. read_policy: reads it again.
+    """
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    triton_http: str | None
+    triton_grpc: str | None
+    triton_metrics: str | None
+    policy: PolicyFile
+    repository: Path
+    triton_env: Path
+    run_dir: Path
+    drain_s: float
+    grpc_frontend: GrpcFrontend = GrpcFrontend.NGH2
+    policy_path: Path | None = None
+    read_policy: Callable[[], PolicyFile] = no_policy_file
+    admin_token: str | None = None
+
+
+def example_request(http: str) -> str:
+    """A command that can be pasted: a picture in the package, classified by its raw bytes."""
+    picture = Path(__file__).parent / "data" / "pictures" / "cat.uint8"
+    head = (
+        '{"inputs":[{"name":"IMAGE","datatype":"UINT8","shape":[1,260,260,3],'
+        '"parameters":{"binary_data_size":202800}}],'
+        '"outputs":[{"name":"SCORES","parameters":{"classification":3}}]}'
+    )
+    return (
+        f"(printf %s '{head}'; cat {picture}) | curl -si --data-binary @- "
+        f"-H 'Inference-Header-Content-Length: {len(head)}' -H 'x-request-deadline-ms: 500' "
+        f"-H 'x-tritonsched-explain: 1' {http}/v2/models/classify_lite0/infer"
+    )
