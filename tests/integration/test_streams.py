@@ -208,6 +208,21 @@ async def test_what_is_generated_is_tritons(stage: Stage, name: str) -> None:
         assert await said(http_url(stage.sidecar)) == await said(stage.triton.http_address)
 
 
+async def test_a_client_of_http_1_0_is_told_what_triton_tells_it(stage: Stage) -> None:
+    """Chunks, though HTTP/1.0 has none, and the connection's end."""
+
+    async def said(address: str) -> Reply:
+        async with connected(int(address.rpartition(":")[2])) as client:
+            head = b"POST /v2/models/repeat/generate_stream HTTP/1.0\r\nContent-Length: 12\r\n\r\n"
+            client.send(head + b'{"IN":[2.0]}')
+            reply = await client.reply()
+            assert await client.is_closed()
+            return reply
+
+    async with asyncio.timeout(PATIENCE_S):
+        assert await said(http_url(stage.sidecar)) == await said(stage.triton.http_address)
+
+
 async def test_generating_waits_for_its_turn_and_is_refused_before_a_byte(stage: Stage) -> None:
     body = b'{"IN":[[2.0]]}'
     port = int(http_url(stage.sidecar).rpartition(":")[2])
