@@ -34,6 +34,8 @@ from tritonsched.tensors import (
 )
 
 _KINDS = frozenset({"bool_param", "int64_param", "double_param", "string_param"})
+_STREAMS_ONLY = "triton_enable_empty_final_response"
+"""Says something of streams alone; perf_analyzer sends it with every call."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -137,6 +139,8 @@ def _is_plain(name: str, parameter: Any) -> bool:
     kind = parameter.WhichOneof("parameter_choice")
     if name == "timeout":
         return bool(kind == "int64_param" and parameter.int64_param >= 0)
+    if name == _STREAMS_ONLY:
+        return bool(kind == "bool_param")
     return kind in _KINDS and not name.startswith("triton_")
 
 
@@ -159,7 +163,7 @@ def _parameters(request: Any) -> dict[str, ParameterValue]:
     return {
         name: getattr(parameter, parameter.WhichOneof("parameter_choice"))
         for name, parameter in request.parameters.items()
-        if name != "timeout"
+        if name not in ("timeout", _STREAMS_ONLY)
     }
 
 

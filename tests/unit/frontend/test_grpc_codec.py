@@ -141,6 +141,10 @@ ODD: dict[str, tuple[Change, str]] = {
         lambda r: setattr(r.parameters["triton_x"], "bool_param", True),
         "parameter-form",
     ),
+    "what says something of streams, in another kind": (
+        lambda r: setattr(r.parameters["triton_enable_empty_final_response"], "int64_param", 1),
+        "parameter-form",
+    ),
     "a timeout of text": (
         lambda r: setattr(r.parameters["timeout"], "string_param", "5"),
         "parameter-form",
@@ -150,6 +154,13 @@ ODD: dict[str, tuple[Change, str]] = {
         "parameter-form",
     ),
 }
+
+
+def test_what_says_something_of_streams_alone_is_no_reason_to_go_alone() -> None:
+    """perf_analyzer sends it with every call."""
+    name = "triton_enable_empty_final_response"
+    call = request(lambda r: setattr(r.parameters[name], "bool_param", True))
+    assert (call.lone_reason, call.parameters) == ("", request(lambda _: None).parameters)
 
 
 @pytest.mark.parametrize("name", ODD)
