@@ -1,12 +1,14 @@
 """Everything that is not an inference: passed to Triton as it came, on its own protocol.
 
-Rule: bytes in, bytes out. Two exceptions: loading and unloading a model invalidates what the
-sidecar knows of it, before and after; and readiness is Triton's word AND our own.
+Rule: bytes in, bytes out. Three exceptions: shared memory (`http_regions`); loading and unloading a
+model invalidates what the sidecar knows of it, before and after; and readiness is Triton's word AND
+our own.
 """
 
 import re
 
 from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.frontend.http_regions import region_call
 from tritonsched.frontend.service import InferService
 from tritonsched.tensors import Buffer, HttpReply
 
@@ -32,7 +34,14 @@ async def forward_http(
     headers: tuple[tuple[str, str], ...],
     body: Buffer,
 ) -> HttpReply:
-    """A control call. Raises TritonUnavailable."""
+    """A control call. Raises TritonUnavailable or GuardedName."""
+
+    async def ask(method: str, raw_path: str, body: Buffer) -> HttpReply:
+        return await upstream.request(method, raw_path, headers, body)
+
+    answer = await region_call(service, ask, method, raw_path, body)
+    if answer is not None:
+        return answer
     repository = _REPOSITORY.match(raw_path)
     if repository is None:
         reply = await upstream.request(method, raw_path, headers, body)

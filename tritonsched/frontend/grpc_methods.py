@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import TritonschedError
+from tritonsched.frontend import grpc_regions
 from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
@@ -62,6 +63,8 @@ class GrpcMethods:
                 return await self._infer(message, kept, received_ns, remaining_ns)
             if method in _RELOADS:
                 return await self._reload(method, message, kept)
+            if method in grpc_regions.CALLS:
+                return await self._regions(method, message, kept)
             reply = await self._upstream.unary(method, message, kept)
         except Exception as error:  # the boundary: whatever it is becomes a status
             return error_reply(error)
@@ -72,6 +75,12 @@ class GrpcMethods:
     ) -> GrpcReply:
         call = decode(message, metadata, received_ns=received_ns, remaining_ns=remaining_ns)
         return as_grpc(await self._service.infer(call), call)
+
+    async def _regions(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
+        async def ask(method: str, message: bytes) -> GrpcReply:
+            return await self._upstream.unary(method, message, metadata)
+
+        return await grpc_regions.region_call(self._service, ask, method, message)
 
     async def _reload(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
         with contextlib.suppress(Exception):  # an undecodable one is Triton's to refuse

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 
 class InferService(Protocol):
-    """`proxy.service.Proxy` to a server."""
+    """`proxy.service.Proxy` to a server. regions: what clients have registered."""
+
+    regions: ClientRegions
 
     def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         """Have one call answered; `done` hears how it ended, once, maybe before this returns.

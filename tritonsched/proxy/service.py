@@ -99,7 +99,7 @@ class Proxy:
         regions: ClientRegions,
     ) -> None:
         self._driver = driver
-        self._regions = regions
+        self.regions = regions
         self._backend = backend
         self._intake = intake
         self._signatures = Signatures()
@@ -206,6 +206,7 @@ class Proxy:
 
     def reconnected(self) -> None:
         """Triton is another process now: what it said before is void."""
+        self.regions.forget()
         self._models.forget()
 
     def _refused(self, call: InferCall) -> TritonschedError | None:
@@ -223,7 +224,7 @@ class Proxy:
         """Raises BadDeadline or UnknownClass."""
         lone, signature = self._judged(call, info)
         refs = call.refs
-        regions = self._regions.of(refs) if refs else _NO_REGIONS
+        regions = self.regions.of(refs) if refs else _NO_REGIONS
         if refs and not lone and not hold_all(regions, refs):
             lone = "region-unknown"
         if lone:

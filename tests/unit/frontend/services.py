@@ -6,6 +6,7 @@ from typing import Any
 
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.status import known
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.tensors import (
     Answer,
     Cancel,
@@ -41,6 +42,7 @@ class Service:
         self.said: list[str] = []
         self.ready = True
         self.closes: dict[object, Callable[[], None]] = {}
+        self.regions = ClientRegions(is_local=lambda: True)
         self._answer = answer
 
     @property
