@@ -1,0 +1,272 @@
+"""Guaranteed streams in the simulator: do they ever miss, and what is left for best effort?
+
+    python -m tests.bench.streams [--sets N]
+
+Prints, over random sets of streams: frames, misses and the share of the time that streams leave
+which best effort got, with exact times, with batches that end early, and with noise; and what a
+proposal costs. tests/unit/core/test_streams_guarantee.py runs a small share of it.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import merge
+
+from tests.helpers import MS, S, exact
+from tritonsched.core.batch import Batch, Grant
+from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.proposal import DevicePlan, Proposal
+from tritonsched.core.request import Outcome, Request
+from tritonsched.core.reservation import Reservation
+from tritonsched.core.schedulability import admits
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.sim.engine import Simulation
+from tritonsched.sim.world import ExecNs, Faults, SimModel, World, affine
+
+MODELS = "abc"
+ROWS_MAX = 16
+ASKED_BY_NS = 500 * MS
+FIRST_NS = 700 * MS  # the first frame; reservations are asked for before
+BEST_EFFORT_MS = (50, 100, 300)  # relative deadlines
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One random set. best_effort: requests a second beside the streams. early: batches may take
+    down to 0.4 of what is promised; learnt: profiles follow what is measured.
+    """
+
+    seed: int
+    streams: int = 14
+    seconds: int = 4
+    best_effort: float = 0.0
+    early: bool = False
+    learnt: bool = False
+    faults: Faults | None = None
+    rule: str = "lite"
+
+
+@dataclass
+class Result:
+    """What came of it. left_ns: time that the streams left; used_ns: what best effort got."""
+
+    granted: int = 0
+    refused: int = 0
+    frames: int = 0
+    missed: int = 0
+    others: int = 0
+    others_in_time: int = 0
+    others_late: int = 0
+    left_ns: int = 0
+    used_ns: int = 0
+
+    def add(self, other: "Result") -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+class Watch:
+    """An observer: outcomes of guaranteed frames and of the rest, device time by batch."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+        self.granted: dict[int, Reservation] = {}
+        self.stream_ns = 0
+        self.end_ns = 0  # of the streams
+
+    def on_submit(self, request: Request, now: int) -> None: ...
+
+    def on_dispatch(self, batch: Batch, now: int) -> None: ...
+
+    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
+        if any(request.reservation for request in batch.requests):
+            self.stream_ns += measured_ns
+        elif now < self.end_ns:
+            self.result.used_ns += measured_ns
+
+    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+        served = outcome is Outcome.SERVED
+        stream = self.granted.get(request.reservation)
+        if stream is not None and request.arrival_ns >= stream.start_ns - stream.jitter_ns:
+            self.result.frames += 1
+            self.result.missed += not served
+        else:
+            self.result.others += 1
+            self.result.others_in_time += served
+            self.result.others_late += outcome is Outcome.LATE
+
+
+def run(setup: Setup) -> Result:
+    """One set: reservations are asked for, frames come, best effort comes between them."""
+    dice = random.Random(setup.seed)
+    costs = {name: (dice.randint(MS, 4 * MS), dice.randint(200_000, MS)) for name in MODELS}
+    tables = {name: affine(*cost) for name, cost in costs.items()}
+    result = Result()
+    watch = Watch(result)
+    scheduler = Scheduler(POLICIES[setup.rule](), observers=(watch,))
+    world = World(
+        [SimModel(name, ROWS_MAX, _early(tables[name], setup)) for name in MODELS],
+        seed=setup.seed,
+        faults=setup.faults,
+    )
+    simulation = Simulation(scheduler, world, keep_log=False)
+    for name, table in tables.items():
+        scheduler.set_profile(name, "gpu0", _profile(table, setup))
+    asked = list(_streams(setup, dice))
+    for number, reservation in enumerate(asked):
+        simulation.reserve(reservation, at_ns=number * ASKED_BY_NS // len(asked))
+    simulation.run(until_ns=FIRST_NS - MS)
+    for answer in simulation.answers:
+        if isinstance(answer, Grant):
+            watch.granted[answer.reservation.id] = answer.reservation
+    watch.end_ns = FIRST_NS + ASKED_BY_NS + setup.seconds * S
+    simulation.run(_requests(setup, asked, dice))
+    result.granted = len(watch.granted)
+    result.refused = len(asked) - result.granted
+    result.left_ns = setup.seconds * S - watch.stream_ns
+    return result
+
+
+def _early(table: ExecNs, setup: Setup) -> ExecNs:
+    """Ends early, the more so the fewer rows: what reorders an eager schedule."""
+    if not setup.early:
+        return table
+    share = random.Random(setup.seed ^ 1).uniform(0.4, 1.0)
+    return lambda rows: round(table(rows) * (share if rows % 3 else 1.0))
+
+
+def _profile(table: ExecNs, setup: Setup) -> LatencyProfile:
+    points = {rows: table(rows) for rows in range(1, ROWS_MAX + 1)}
+    if setup.learnt:
+        return LatencyProfile(points)
+    return Frozen(points) if setup.early else exact(points)
+
+
+class Frozen(LatencyProfile):
+    """Promises the table's times whatever is measured."""
+
+    def observe(self, *, rows: int, exec_ns: int, now: int) -> None: ...
+
+    def margin_ns(self, rows: int) -> int:
+        return 0
+
+
+def _streams(setup: Setup, dice: random.Random) -> Iterator[Reservation]:
+    for number in range(1, setup.streams + 1):
+        period_ns = dice.randint(20, 100) * MS
+        yield Reservation(
+            id=number,
+            model=dice.choice(MODELS),
+            period_ns=period_ns,
+            relative_deadline_ns=dice.randint(20, 150) * MS,
+            frames=setup.seconds * S // period_ns,
+            start_ns=FIRST_NS + ASKED_BY_NS + dice.randrange(100 * MS),
+        )
+
+
+def _requests(setup: Setup, asked: Sequence[Reservation], dice: random.Random) -> Iterator[Request]:
+    frames = sorted(
+        (stream.arrival_ns(k), stream.id, stream.model, stream.relative_deadline_ns)
+        for stream in asked
+        for k in range(stream.frames)
+    )
+    others: list[tuple[int, int, str, int]] = []
+    now = FIRST_NS + ASKED_BY_NS
+    while setup.best_effort and now < FIRST_NS + ASKED_BY_NS + setup.seconds * S:
+        now += round(dice.expovariate(setup.best_effort) * S)
+        others.append((now, 0, dice.choice(MODELS), dice.choice(BEST_EFFORT_MS) * MS))
+    for number, (at_ns, stream_id, model, relative_ns) in enumerate(merge(frames, others), 1):
+        yield Request(
+            number,
+            model,
+            "stream" if stream_id else "other",
+            0,
+            1,
+            at_ns,
+            at_ns + relative_ns,
+            reservation=stream_id,
+        )
+
+
+def proposal(streams: int = 60, seconds: int = 4) -> Proposal:
+    """One more stream beside `streams` others, at 5 to 30 frames a second."""
+    dice = random.Random(1)
+    tables = {f"m{k}": affine((2 + k) * MS // 2, (2 + k) * MS // 10) for k in range(5)}
+    safe = {name: [table(rows) for rows in range(33)] for name, table in tables.items()}
+    cameras = []
+    for number in range(1, streams + 2):
+        period_ns = S // dice.choice([5, 10, 15, 20, 30])
+        cameras.append(
+            Reservation(
+                id=number,
+                model=dice.choice(sorted(tables)),
+                period_ns=period_ns,
+                relative_deadline_ns=dice.randint(50, 250) * MS,
+                frames=seconds * S // period_ns,
+                start_ns=dice.randrange(100 * MS),
+            )
+        )
+    device = DevicePlan(
+        "gpu0", 0, tuple(cameras[:-1]), frozenset(), dict.fromkeys(tables, 32), safe
+    )
+    return Proposal(0, MS, 0, (device,), wanted=cameras[-1])
+
+
+NOISE = Faults(jitter=0.03, overrun_rate=0.002)
+ROWS: tuple[tuple[str, Setup], ...] = (
+    ("exact times", Setup(0)),
+    ("batches end early", Setup(0, early=True)),
+    ("exact, best effort 100/s", Setup(0, best_effort=100)),
+    ("exact, best effort 400/s", Setup(0, best_effort=400)),
+    ("early, best effort 400/s", Setup(0, best_effort=400, early=True)),
+    ("noise, best effort 100/s", Setup(0, best_effort=100, learnt=True, faults=NOISE)),
+    ("noise, best effort 400/s", Setup(0, best_effort=400, learnt=True, faults=NOISE)),
+    ("noise, best effort 1600/s", Setup(0, best_effort=1600, learnt=True, faults=NOISE)),
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.streams")
+    parser.add_argument("--sets", type=int, default=10, help="random sets a row")
+    given = parser.parse_args(arguments)
+    say = sys.stdout.write
+    say("setting | sets | granted | frames | stream misses | best effort in time | time used\n")
+    for name, setup in ROWS:
+        total = Result()
+        for seed in range(given.sets):
+            total.add(run(replace(setup, seed=seed)))
+        others = total.others_in_time / total.others if total.others else 0.0
+        say(
+            f"{name} | {given.sets} | {total.granted} of {total.granted + total.refused} | "
+            f"{total.frames} | {100 * total.missed / max(1, total.frames):.4f} % | "
+            f"{100 * others:.1f} % | {100 * total.used_ns / total.left_ns:.1f} %\n"
+        )
+    asked = proposal()
+    began = time.perf_counter()
+    verdict = asked.run()
+    took_ms = (time.perf_counter() - began) * 1000
+    say(f"a proposal beside 60 streams of 4 s: {took_ms:.1f} ms, granted {bool(verdict.added)}\n")
+    say(f"DeepRT's test of 10,000 frames: {deeprt_ms():.1f} ms\n")
+
+
+def deeprt_ms() -> float:
+    """Both phases for 10,000 frames of 20 streams."""
+    dice = random.Random(2)
+    streams = [
+        Reservation(
+            id=n, model="m", period_ns=dice.randint(90, 110) * MS, frames=500, start_ns=n * MS,
+            relative_deadline_ns=dice.randint(50, 250) * MS,
+        )
+        for n in range(1, 21)
+    ]  # fmt: skip
+    began = time.perf_counter()
+    admits(streams, lambda _, rows: MS + rows * MS // 5, rows_max={"m": 32})
+    return (time.perf_counter() - began) * 1000
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
