@@ -17,6 +17,7 @@ from tritonsched.checking import check, schema
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
+from tritonsched.doctor import doctor, status
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
 from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
 from tritonsched.serve import run_serve
@@ -32,6 +33,8 @@ app.command("bench")(bench)
 app.command("simulate")(simulate)
 app.command("check")(check)
 app.command("schema")(schema)
+app.command("doctor")(doctor)
+app.command("status")(status)
 _stderr = Console(stderr=True, highlight=False)
 
 

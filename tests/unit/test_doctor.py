@@ -1,0 +1,137 @@
+"""`doctor` and `status`: each finding says what was seen, and what to do."""
+
+import asyncio
+import json
+import os
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.frontend.test_admin_policy import reloader
+from tests.unit.frontend.test_admin_server import View
+from tests.unit.frontend.wires import HOST
+from tests.unit.proxy.calls import ECHO
+from tritonsched import doctor
+from tritonsched.cli import app
+from tritonsched.doctor import Finding, Health, batching, embedded_numpy, status_lines
+from tritonsched.frontend.admin_server import AdminServer
+
+NOBODY = f"{HOST}:1"  # a port that nothing listens on
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096)
+    )
+
+
+def test_little_shared_memory_is_advice_with_the_option_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, 32 * 1024 * 1024)
+    finding = doctor.shared_memory(tmp_path)
+    assert finding.health is Health.ADVICE
+    assert "32 MiB free" in finding.text
+    assert "shm_size" in finding.text
+    fake(monkeypatch, 64 * 1024 * 1024)
+    assert doctor.shared_memory(tmp_path).health is Health.GOOD
+
+
+def test_no_shared_memory_at_all_is_told(tmp_path: Path) -> None:
+    assert "No such file" in doctor.shared_memory(tmp_path / "none").text
+
+
+@pytest.mark.parametrize(
+    ("limit", "health"),
+    [(1024, Health.ADVICE), (4096, Health.GOOD), (resource.RLIM_INFINITY, Health.GOOD)],
+)
+def test_few_descriptors_are_advice(
+    monkeypatch: pytest.MonkeyPatch, limit: int, health: Health
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert doctor.open_files().health is health
+
+
+@pytest.mark.parametrize(("step_s", "health"), [(1e-9, Health.GOOD), (0.016, Health.BROKEN)])
+def test_a_coarse_clock_is_broken(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, health: Health
+) -> None:
+    monkeypatch.setattr(time, "get_clock_info", lambda _: SimpleNamespace(resolution=step_s))
+    assert doctor.clock().health is health
+
+
+@pytest.mark.parametrize(
+    ("version", "health"),
+    [("1.26.4", Health.GOOD), ("2.4.6", Health.BROKEN), (None, Health.ADVICE)],
+)
+def test_numpy_2_in_the_embedded_environment_is_broken(
+    tmp_path: Path, version: str | None, health: Health
+) -> None:
+    if version is not None:
+        info = tmp_path / "lib/python3.11/site-packages" / f"numpy-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: numpy\nVersion: {version}\n")
+    finding = embedded_numpy(tmp_path)
+    assert finding.health is health
+    assert (version or "no numpy") in finding.text
+
+
+def test_tritons_own_batching_is_advice_for_models_that_are_merged() -> None:
+    on = replace(ECHO, queue_delay_ns=100_000)
+    (finding,) = batching([ECHO, on, replace(on, lone_reason="sequence")])
+    assert finding.health is Health.ADVICE
+    assert "delay 100 µs" in finding.text
+
+
+def test_a_triton_that_is_away_is_broken_and_ends_with_1(tmp_path: Path) -> None:
+    arguments = ["doctor", "--triton-grpc", NOBODY, "--triton-env", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 1
+    last = json.loads(result.stdout)[-1]
+    assert (last["check"], last["health"]) == ("Triton", "broken")
+    assert "broken  Triton: " in CliRunner().invoke(app, arguments).stdout
+
+
+def test_nothing_broken_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "embedded_numpy", lambda _: Finding("x", Health.ADVICE, "y"))
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0
+    assert "advice  x: y" in result.stdout
+
+
+async def test_status_tells_readiness_rule_and_the_last_error() -> None:
+    made = reloader("what: 1\n")
+    await made.reload()
+    server = AdminServer(View(), host=HOST, port=0, reloader=made)
+    await server.start()
+    try:
+        arguments = ["status", "--admin", f"{HOST}:{server.port}"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    finally:
+        await server.stop()
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [
+            "ready",
+            "policy  generation 1, rule lite",
+            "error   p.yaml:1:1: what: unknown key",
+        ],
+    )
+
+
+def test_status_of_nobody_ends_with_1() -> None:
+    result = CliRunner().invoke(app, ["status", "--admin", NOBODY])
+    assert result.exit_code == 1
+    assert "no sidecar's answer" in result.stderr
+
+
+def test_status_without_the_right_to_see_the_policy_says_so() -> None:
+    assert list(status_lines("ready", {"error": "loopback only"})) == [
+        "ready",
+        "policy  loopback only",
+    ]
