@@ -214,7 +214,9 @@ class Sidecar:
             on_lone=self.metrics_registry.lone,
             regions=self.regions,
         )
+        self._build_reloader(policy, intake)
 
+    def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
         rule = policy.scheduler.policy
         live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule)
         self.reloader = Reloader(
@@ -260,6 +262,7 @@ class Sidecar:
         """A (new) Triton is up: shared memory, caches, round trip."""
         await self.backend.connect()
         self.proxy.reconnected()
+        self.regions.forget()  # it may be another process
         rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
         self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
         self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")

@@ -206,7 +206,6 @@ class Proxy:
 
     def reconnected(self) -> None:
         """Triton is another process now: what it said before is void."""
-        self.regions.forget()
         self._models.forget()
 
     def _refused(self, call: InferCall) -> TritonschedError | None:
