@@ -12,7 +12,7 @@ wrong.
 | `void`   | outputs without elements, and one that is left out if IN is 0                      |
 | `ver`    | versions 1 and 3 of the kind that answers its version                              |
 | `seq`    | a sequence model: the sum so far                                                   |
-| `repeat` | decoupled: IN answers                                                              |
+| `repeat` | decoupled: IN answers, at most 1000                                                 |
 | `double` | an ensemble of `num` after `num`                                                   |
 | `spare`  | to be loaded and unloaded                                                          |
 """
@@ -59,6 +59,10 @@ def num(self, request):
 def pair(self, request):
     a, b = array(request, "A"), array(request, "B")
     return reply(SUM=a + b, DIFF=a - b)
+
+
+def text(self, request):
+    return reply(OUT=array(request, "IN"))
 
 
 def opt(self, request):
@@ -109,7 +113,7 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             values = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
-            for index in range(int(values.flat[0])):
+            for index in range(min(1000, int(values.flat[0]))):
                 made = pb_utils.Tensor("OUT", np.full((1,), index, np.float32))
                 sender.send(pb_utils.InferenceResponse([made]))
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

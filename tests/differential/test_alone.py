@@ -8,6 +8,7 @@ import pytest
 from tests.differential.conftest import Stage
 from tests.differential.neighbours import MARK
 from tests.differential.table import TABLE, told
+from tests.differential.wire import GrpcOutcome
 from tritonsched.serve import Sidecar
 
 GROUP = 40  # cases of one test: a test of its own for each would cost more than asking it
@@ -30,6 +31,23 @@ async def test_a_client_alone_sees_triton(stage: Stage, alone: Sidecar, names: l
     """Status, headers, bodies, messages, and whether the connection lives on."""
     if fault := told({name: await stage.difference(TABLE[name], alone) for name in names}):
         pytest.fail(fault, pytrace=False)
+
+
+ANSWERED = (
+    "http: plain", "http: texts", "http: two outputs", "http: both inputs", "http: flat binary",
+    "http: nothing comes out", "http: a model that leaves one out", "routes: infer of the latest",
+    "routes: infer of an ensemble", "json: INT32 as 1", "http: top 2 binary",
+    "grpc: texts", "grpc: typed INT8", "grpc: raw FP16", "routes: stream of three",
+)  # fmt: skip
+"""A case of each model and form that only says something if Triton does not refuse it."""
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+async def test_triton_itself_answers(stage: Stage, name: str) -> None:
+    """So that two equal refusals are not taken for two equal answers."""
+    theirs = await stage.theirs(TABLE[name])
+    said = theirs.code if isinstance(theirs, GrpcOutcome) else theirs.replies[0].start
+    assert said in {"OK", "HTTP/1.1 200 OK"}
 
 
 def test_no_case_speaks_of_a_neighbour() -> None:
