@@ -20,7 +20,7 @@ def test_no_frame_of_an_admitted_stream_misses(setup: Setup) -> None:
     result = run(setup)
     assert result.missed == 0
     assert result.frames > 100
-    assert bool(result.others_in_time) == bool(setup.best_effort)
+    assert result.others_in_time >= setup.best_effort / 2
 
 
 def test_best_effort_gets_most_of_what_the_streams_leave() -> None:

@@ -1,0 +1,100 @@
+"""DeepRT's DisBatcher as a policy: windows, joints, early release and its guard, simulated."""
+
+import pytest
+
+from tests.bench.streams import Frozen
+from tests.helpers import EXACT, MS
+from tritonsched.core.ledger import Ledger
+from tritonsched.core.policies import disbatcher
+from tritonsched.core.policies.disbatcher import Disbatcher, Windows
+from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.sim.engine import Simulation
+from tritonsched.sim.world import SimModel, World, affine
+
+Frame = tuple[int, str, int]
+"""(arrival, model, relative deadline), in ms; 0: no deadline."""
+
+
+def run(
+    policy: Disbatcher, frames: list[Frame]
+) -> tuple[list[tuple[int, tuple[int, ...]]], Ledger]:
+    """Model a takes 4 ms, b 50 ms, whatever the batch. Returns (ms, members' arrivals)."""
+    costs = {"a": 4 * MS, "b": 50 * MS}
+    ledger = Ledger()
+    scheduler = Scheduler(policy, tuning=EXACT, observers=(ledger,))
+    models = [SimModel(name, 4, affine(ns, 0)) for name, ns in costs.items()]
+    simulation = Simulation(scheduler, World(models, seed=0, rtt_ns=0))
+    for name, ns in costs.items():
+        scheduler.set_profile(name, "gpu0", Frozen(dict.fromkeys(range(1, 5), ns)))
+    requests = [
+        Request(number, model, model, 0, 1, at * MS, (at + due) * MS if due else NEVER_NS)
+        for number, (at, model, due) in enumerate(sorted(frames))
+    ]
+    log = simulation.run(requests)
+    arrivals = {request.id: request.arrival_ns // MS for request in requests}
+    batches = []
+    for at, line in log:
+        if line[0] == "dispatch":
+            assert isinstance(line[4], tuple)
+            batches.append((at // MS, tuple(arrivals[number] for number in line[4])))
+    return batches, ledger
+
+
+def test_frames_of_a_window_are_one_job_at_its_joint() -> None:
+    frames = [(0, "a", 40), (5, "a", 40), (19, "a", 40), (20, "a", 40), (45, "a", 40)]
+    batches, ledger = run(Disbatcher(strict_guarantee=True), frames)
+    assert batches == [(20, (0, 5, 19)), (40, (20,)), (60, (45,))]
+    assert ledger.total(Outcome.SERVED) == 5
+
+
+def test_a_job_larger_than_a_batch_is_cut_and_an_idle_device_releases_early() -> None:
+    frames = [(0, "a", 40)] + [(1, "a", 40)] * 6
+    assert run(Disbatcher(), frames)[0] == [(0, (0,)), (4, (1, 1, 1, 1)), (8, (1, 1))]
+    strict = run(Disbatcher(strict_guarantee=True), frames)[0]
+    assert strict == [(20, (0, 1, 1, 1)), (24, (1, 1, 1))]
+
+
+def test_of_the_closed_jobs_the_earliest_due_goes_first() -> None:
+    tied = [(0, "b", 80), (20, "a", 40)]
+    assert run(Disbatcher(strict_guarantee=True), tied)[0][0] == (40, (20,))
+
+
+SPARSE = [(0, "a", 20), *((95 + 100 * k, "a", 20) for k in range(50))]
+LONG = [(20, "b", 200), *((85 + 100 * k, "b", 200) for k in range(50))]
+
+
+@pytest.mark.parametrize(
+    ("policy", "missed"),
+    [(Disbatcher(strict_guarantee=True), 0), (Disbatcher(), 0), (Disbatcher(guarded=False), 49)],
+    ids=["strict", "guarded", "as printed"],
+)
+def test_early_release_needs_the_guard(policy: Disbatcher, missed: int) -> None:
+    """A sparse urgent stream and a long batch: released early, it makes every urgent frame late."""
+    _, ledger = run(policy, SPARSE + LONG)
+    served = ledger.outcomes["a", Outcome.SERVED] + ledger.outcomes["b", Outcome.SERVED]
+    assert 102 - served >= missed
+    assert missed or served == 102
+
+
+def test_requests_without_a_deadline_wait_their_patience_at_most() -> None:
+    batches, _ = run(Disbatcher(strict_guarantee=True), [(0, "a", 0), (300, "a", 0)])
+    assert batches == [(500, (0, 300))]
+
+
+def test_a_tighter_request_moves_the_next_joint_forward_and_never_back() -> None:
+    windows = Windows(joint_ns=0, window_ns=100)
+    windows.tighten(100, now=30)
+    assert windows.next_joint_ns(30) == 100
+    windows.tighten(20, now=30)
+    assert [windows.next_joint_ns(t) for t in (30, 50)] == [50, 70]
+    late = Windows(joint_ns=0, window_ns=100)
+    late.tighten(40, now=90)
+    assert late.next_joint_ns(90) == 100
+
+
+def test_the_categories_it_remembers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disbatcher, "CATEGORIES_MAX", 1)
+    policy = Disbatcher()
+    run(policy, [(0, "a", 40), (30, "b", 200), (90, "a", 40)])
+    assert len(policy._windows["gpu0"]) == 1
