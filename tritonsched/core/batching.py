@@ -132,6 +132,13 @@ def densest(
     return best
 
 
+def head_candidate(
+    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
+) -> Candidate | None:
+    """The batch of `head_batch` with its worth; None if the head cannot be in time."""
+    return _candidate(queue, head_batch(queue, view, device, start_ns), view, device)
+
+
 def _first_alone(
     queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
 ) -> Candidate | None:

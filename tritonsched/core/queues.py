@@ -87,6 +87,11 @@ class RequestQueue:
         """Members that have none, oldest first."""
         return _in_order([lane for (_, timed), lane in self._lanes.items() if not timed] or [[]])
 
+    def lanes(self) -> list[tuple[float, bool, list[Entry]]]:
+        """(weight, has a deadline, members in order), the most valuable first; to be read only."""
+        found = sorted(self._lanes.items(), key=lambda lane: lane[0], reverse=True)
+        return [(weight, timed, entries) for (weight, timed), entries in found]
+
     def in_time(self, end_ns: int, count: int) -> Iterator[Request]:
         """The first `count` that may finish at `end_ns`: the most valuable first, then the earliest
         due.

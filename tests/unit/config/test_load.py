@@ -72,7 +72,8 @@ FAULTS = {
     "an alias": ("classes: &a {}\nmodels: *a\n", "p.yaml:1:10: aliases and anchors"),
     "an unknown policy": (
         "scheduler: {policy: fifo}\n",
-        "p.yaml:1:21: scheduler.policy: policy 'fifo' is unknown; use one of edf, fcfs, lite",
+        "p.yaml:1:21: scheduler.policy: policy 'fifo' is unknown; "
+        "use one of disbatcher, edf, fcfs, lite, lookahead",
     ),
     "an unknown class": (
         "default_class: gold\n",

@@ -253,6 +253,10 @@ class LiteMachine(Machine):
     policy = "lite"
 
 
+class LookaheadMachine(Machine):
+    policy = "lookahead"
+
+
 class EdfMachine(Machine):
     policy = "edf"
 
@@ -267,6 +271,8 @@ SETTINGS = settings(
 )
 TestLite = LiteMachine.TestCase
 TestLite.settings = SETTINGS
+TestLookahead = LookaheadMachine.TestCase
+TestLookahead.settings = settings(SETTINGS, max_examples=15)
 TestEdf = EdfMachine.TestCase
 TestEdf.settings = SETTINGS
 TestFcfs = FcfsMachine.TestCase

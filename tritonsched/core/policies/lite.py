@@ -47,10 +47,15 @@ class Lite:
         if choice is not None:
             since = 0
         else:
-            choice = _least_regret(queues, view, device, start_ns)
+            choice = self._weigh(queues, view, device, start_ns)
         if choice is not None:
             self._since_overdue[device] = since
         return choice
+
+    def _weigh(
+        self, queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
+    ) -> Choice | None:
+        return _least_regret(queues, view, device, start_ns)
 
 
 def _everything_fits(
