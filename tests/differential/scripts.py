@@ -23,7 +23,7 @@ from tests.differential.grpc_cases import ask, given, request
 from tests.differential.grpc_cases import infer as grpc_infer
 from tests.differential.models import CONFIGS, IN, OUT, python
 
-REGION_KEY = "/tritonsched-differential"
+REGION_KEY = "/differential-region"  # of a client: names like our own are refused
 REGION_BYTES = 64  # two tensors of 8 bytes and room beside them
 
 Script = tuple[HttpCase | GrpcCase, ...]
