@@ -32,6 +32,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.serve import GC_THRESHOLDS
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, MergedReply, Send, Tensor
 
@@ -53,6 +54,9 @@ class Echo:
     """An InferService that answers at once, with what it was given."""
 
     is_ready = True
+
+    def __init__(self) -> None:
+        self.regions = ClientRegions(is_local=lambda: True)
 
     def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         done(self._answer(call))

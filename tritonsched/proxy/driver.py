@@ -23,7 +23,16 @@ import structlog
 from tritonsched import errors
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
+from tritonsched.core.batch import (
+    Batch,
+    Completion,
+    Decision,
+    Dispatch,
+    Expire,
+    Grant,
+    Refuse,
+    Reject,
+)
 from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
@@ -233,6 +242,8 @@ class Driver:
             case Expire(request):
                 text = f"model '{request.model}': the deadline passed while the request was queued"
                 self._fail(request.id, errors.DeadlineExpired(text))
+            case Grant() | Refuse():
+                pass  # nobody asks here: the reservations' own endpoint listens to decisions
             case _:
                 assert_never(decision)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.helpers import MS, exact
-from tritonsched.core.batch import Batch, Completion, Decision, Dispatch
+from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Outcome, Request
 from tritonsched.core.scheduler import Scheduler
@@ -195,9 +195,10 @@ class Machine(RuleBasedStateMachine):
         assert sum(self.scheduler.queued().values()) == len(self.queued)
 
     def _take(self, decision: Decision) -> None:
-        if not isinstance(decision, Dispatch):
+        if isinstance(decision, Reject | Expire):
             self.queued.pop(decision.request.id)
             return
+        assert isinstance(decision, Dispatch)
         batch = decision.batch
         for request in batch.requests:
             assert self.queued.pop(request.id) is request  # invariant 1: never twice
