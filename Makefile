@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz check format bench bench-overload bench-frontend bench-core study clean
+.PHONY: install serve test differential fuzz perf-analyzer check format bench bench-overload bench-frontend bench-core study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -37,6 +37,20 @@ differential: install
 
 fuzz: install
 	$(RUN)/python -m tests.fuzz $(ARGS)
+
+# NVIDIA's perf_analyzer comes in a wheel, two of its libraries from Debian and from the embedded Triton.
+PERF := .tools/perf_analyzer
+perf-analyzer: install $(PERF)/perf_analyzer
+	$(RUN)/python -m tests.differential.perf_analyzer $(PERF)/perf_analyzer
+
+$(PERF)/perf_analyzer: $(UV)
+	@rm -rf $(PERF) && mkdir -p $(PERF)/wheel
+	@$(UV) pip install --quiet --no-deps --target $(PERF)/wheel tritonclient==2.50.0
+	@cd $(PERF) && apt-get download libb64-0d >/dev/null 2>&1 && dpkg -x libb64-0d_*.deb deb
+	@cp $(PERF)/deb/usr/lib/*/libb64.so.0d $(PERF)/
+	@ln -sf $(CURDIR)/$(TRITON_VENV)/lib/python3*/site-packages/nvidia_pytriton.libs/libcudart-*.so.12* $(PERF)/libcudart.so.12
+	@find $(PERF)/wheel -name perf_analyzer -type f -exec cp {} $(PERF)/perf_analyzer.new \;
+	@chmod +x $(PERF)/perf_analyzer.new && mv $(PERF)/perf_analyzer.new $@
 
 bench: install
 	$(RUN)/tritonsched bench $(ARGS)
