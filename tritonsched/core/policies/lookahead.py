@@ -26,7 +26,7 @@ from tritonsched.core.request import NEVER_NS, PATIENCE_NS
 CANDIDATES_MAX = 8
 STEPS_MAX = 12  # batches that a roll-out looks ahead
 QUEUES_MAX = 8
-PICKS_MAX = 1000  # about 3 ms of pure Python
+PICKS_MAX = 1000  # looks at a queue in one decision; their cost is not measured yet
 ROUNDS_MAX = 3  # sizes tried for one batch of a roll-out
 PRICE_SHARE = 0.05  # of the usual density, for each nanosecond used
 PRICE_GAIN = 0.05  # of the newest batch in the usual density
