@@ -253,6 +253,7 @@ async def test_a_client_that_leaves_mid_queue_is_dropped_and_never_executed(
     before = await metric(sidecar, "tritonsched_requests_total", outcome="cancelled")
     submitted = sidecar.ledger.submitted.total()
     async with grpc.aio.insecure_channel(grpc_url(sidecar)) as channel:
+        await channel.channel_ready()  # before it is, calls leave in any order
         infer = channel.unary_unary(SERVICE + "ModelInfer", None, None)
         running = [asyncio.ensure_future(_finished(infer(message))) for _ in range(QUEUE_CALLS)]
         leaving = [infer(message) for _ in range(4)]
