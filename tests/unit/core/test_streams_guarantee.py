@@ -1,5 +1,5 @@
 """Invariant 9: with exact times an admitted stream never misses. Rule: a small share, with fixed
-seeds, of `python -m tests.bench.streams`, which runs more than 200,000 frames.
+seeds, of `python -m tests.bench.streams`, which runs as many sets as it is told.
 """
 
 import pytest
