@@ -23,10 +23,10 @@ import typer
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Control
+from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.errors import TritonschedError
 
-SHM = Path("/dev/shm")  # noqa: S108  # POSIX shared memory, not a temporary file
 SHM_FREE_MIN = 64 * 1024 * 1024
 FILES_MIN = 4096  # a descriptor a client, two a connection to Triton
 CLOCK_STEP_NS_MAX = 1_000_000

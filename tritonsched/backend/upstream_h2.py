@@ -55,14 +55,13 @@ _UNKNOWN = "UNKNOWN"
 class _Call:
     """One call on its way: what was sent, and what has come back."""
 
-    __slots__ = ("body", "data", "done", "headers", "initial", "is_refused", "status")
+    __slots__ = ("body", "data", "done", "headers", "initial", "is_refused")
 
     def __init__(self, headers: list[Header], body: bytes, done: GrpcDone) -> None:
         self.headers = headers
         self.body = body
         self.done = done
         self.is_refused = False  # once: it is sent again one time
-        self.status: Headers | None = None
         self.initial: Headers = ()
         self.data: list[bytes] = []
 

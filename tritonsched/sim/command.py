@@ -61,9 +61,7 @@ def simulate(
 ) -> None:
     """Compare scheduling rules with each other and with Triton's batcher, in virtual time."""
     plan = Plan(
-        workloads=list(STUDIES)
-        if workload == "all"
-        else _names("--workload", workload, workload_names()),
+        workloads=_workloads(workload),
         contenders=_names("--rules", rules, contenders()),
         loads=_loads(loads),
         seeds=seeds,

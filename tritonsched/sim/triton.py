@@ -20,12 +20,12 @@ from itertools import count
 from tritonsched.core.batch import Batch
 from tritonsched.core.ledger import Observer
 from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.sim.engine import NOTHING_NS
 from tritonsched.sim.world import World
 
 SPEED_UP = (1.0, 1.0, 1.12, 1.18, 1.20)
 """Of a device with so many batches at once; more than four gain nothing."""
 BACK_OFF = 0.9
-NOTHING_NS = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
