@@ -17,8 +17,8 @@ import typer
 
 from tritonsched.backend.control import Control
 from tritonsched.backend.upstream_h2 import H2Upstream
-from tritonsched.config.faults import FORMATS, Fault, PolicyFaults
-from tritonsched.config.load import did_you_mean, parse_with_places
+from tritonsched.config.faults import FORMATS, Fault, PolicyFaults, did_you_mean
+from tritonsched.config.load import parse_with_places
 from tritonsched.config.reader import Places, read_text
 from tritonsched.config.schema import MS_NS, PolicyFile
 from tritonsched.errors import ConfigError, TritonschedError

@@ -46,7 +46,6 @@ from tritonsched.proxy.watch import FileWatch, signature
 
 __all__ = ["GrpcFrontend", "ServeOptions", "Sidecar", "example_request", "run_serve"]
 
-MIB = 1024 * 1024
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
 REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
 TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that it is not there
@@ -125,12 +124,11 @@ class Sidecar:
         self._grpc = H2Upstream(grpc_address)
         await self._grpc.start()
         self._stack.push_async_callback(self._grpc.close)
-        pool_mib = policy.transport.pool_mib
         self.backend = TritonBackend(
             self._http,
             self._grpc,
             transport=policy.transport.mode,
-            pool_bytes=pool_mib * MIB if pool_mib else None,
+            pool_bytes=policy.transport.pool_bytes,
         )
         self._stack.push_async_callback(self.backend.close)
         self._build(policy)
@@ -208,7 +206,7 @@ class Sidecar:
             self.backend,
             intake,
             held=held,
-            tensor_bytes_max=policy.limits.tensor_mib_max * MIB,
+            tensor_bytes_max=policy.limits.tensor_bytes_max,
             triton_is_up=lambda: self.health.is_up,
             lost=self.health.lost,
             on_lone=self.metrics_registry.lone,
@@ -231,7 +229,7 @@ class Sidecar:
 
     async def _listen(self) -> None:
         options = self.options
-        limit = options.policy.limits.request_mib_max * MIB
+        limit = options.policy.limits.request_bytes_max
         self.http_server = HttpServer(
             self.proxy,
             self._http,

@@ -5,11 +5,14 @@ is the last step.
 objects, `github` workflow commands that annotate the line in a pull request.
 """
 
+import difflib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from tritonsched.errors import ConfigError
+
+SHOWN_CHARS = 64  # of what stands in the file
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,6 +32,12 @@ class PolicyFaults(ConfigError):
         self.name = name
         self.faults = tuple(sorted(faults))
         super().__init__(as_text(name, self.faults))
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` or nothing. Long words are cut: comparing them is quadratic."""
+    close = difflib.get_close_matches(given[:SHOWN_CHARS], list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def as_text(name: str, faults: Iterable[Fault]) -> str:

@@ -4,18 +4,16 @@ Three kinds are gathered: of form (reader), of the schema (pydantic), and of nam
 each other (`references`), which are looked for even where the schema found faults.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tritonsched.config.faults import Fault, PolicyFaults
+from tritonsched.config.faults import Fault, PolicyFaults, did_you_mean
 from tritonsched.config.reader import (
     FAULTS_MAX,
     FILE_BYTES_MAX,
-    SHOWN_CHARS,
     Places,
     dotted,
     read_text,
@@ -72,12 +70,6 @@ def _faults(error: ValidationError, places: Places) -> list[Fault]:
             message += did_you_mean(given, _literals(fault["ctx"]["expected"]))
         faults.append(Fault(*places.of(path, key=is_key), dotted(path), message))
     return faults
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or nothing. Long words are cut: comparing them is quadratic."""
-    close = difflib.get_close_matches(given[:SHOWN_CHARS], list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _literals(expected: str) -> list[str]:

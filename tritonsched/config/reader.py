@@ -14,14 +14,13 @@ from typing import Any
 
 import yaml
 
-from tritonsched.config.faults import Fault, PolicyFaults
+from tritonsched.config.faults import SHOWN_CHARS, Fault, PolicyFaults
 from tritonsched.errors import ConfigError
 
 FILE_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 50
 TOKENS_MAX = 50_000  # a full file of 64 classes and 1000 models has about 20,000
 FAULTS_MAX = 200  # nobody reads more; the rest is the same again
-SHOWN_CHARS = 64
 _OPENING = (
     yaml.FlowSequenceStartToken,
     yaml.FlowMappingStartToken,

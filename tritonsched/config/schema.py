@@ -5,17 +5,18 @@ Everything has a default: without a file the sidecar serves all of Triton's mode
 without a deadline. The core's own values (nanoseconds) are made here, once.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tritonsched.config.faults import SHOWN_CHARS, did_you_mean
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.core.request import NEVER_NS, SloClass
 from tritonsched.core.tuning import Tuning
 
 MS_NS = 1_000_000
+MIB = 1024 * 1024
 DAY_MS = 86_400_000.0
 DEFAULT_CLASS = "default"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -62,9 +63,8 @@ class SchedulerSection(_Section):
     def _known_policy(cls, policy: str) -> str:
         if policy not in POLICIES:
             listed = ", ".join(sorted(POLICIES))
-            close = difflib.get_close_matches(policy[:64], POLICIES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"policy {policy[:64]!r} is unknown; use one of {listed}{hint}")
+            shown, hint = repr(policy[:SHOWN_CHARS]), did_you_mean(policy, POLICIES)
+            raise ValueError(f"policy {shown} is unknown; use one of {listed}{hint}")
         return policy
 
 
@@ -78,6 +78,14 @@ class LimitsSection(_Section):
         default=256, ge=1, le=1_048_576, description="MiB of tensors in flight, all models."
     )
     request_mib_max: int = Field(default=2047, ge=1, le=2047, description="MiB of one request.")
+
+    @property
+    def tensor_bytes_max(self) -> int:
+        return self.tensor_mib_max * MIB
+
+    @property
+    def request_bytes_max(self) -> int:
+        return self.request_mib_max * MIB
 
 
 class TransportSection(_Section):
@@ -97,6 +105,10 @@ class TransportSection(_Section):
         default=True,
         description="Send the members of a failed batch alone: Triton may execute them twice.",
     )
+
+    @property
+    def pool_bytes(self) -> int | None:
+        return None if self.pool_mib is None else self.pool_mib * MIB
 
 
 class ReloadSection(_Section):
@@ -172,9 +184,8 @@ def references(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
         wanted["models", name, "default_class"] = _mapping(model).get("default_class")
     for path, name in wanted.items():
         if isinstance(name, str) and name not in known:
-            close = difflib.get_close_matches(name[:64], known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            yield path, f"class {name[:64]!r} is not in classes ({', '.join(known)[:200]}){hint}"
+            shown, hint = repr(name[:SHOWN_CHARS]), did_you_mean(name, known)
+            yield path, f"class {shown} is not in classes ({', '.join(known)[:200]}){hint}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:  # YAML may hold anything

@@ -26,7 +26,6 @@ from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import Proxy
 
-MIB = 1024 * 1024
 NOT_LIVE = ("transport.", "limits.request_mib_max")
 CHANGES_SHOWN = 20  # in one line of the log
 MISS_RATIO_MIN = 0.01  # twice next to nothing is no reason to go back
@@ -91,7 +90,7 @@ class LivePolicy:
             self._rule = policy.scheduler.policy
             self._scheduler.set_policy(POLICIES[self._rule](), now)
         self._intake.adopt(policy.slo_classes(), policy.class_of_model)
-        self._proxy.limit_tensor_bytes(policy.limits.tensor_mib_max * MIB)
+        self._proxy.limit_tensor_bytes(policy.limits.tensor_bytes_max)
         given = policy.tuning()
         tuning = replace(
             self._scheduler.tuning,
