@@ -17,7 +17,8 @@ from tests.differential.models import write_repository
 from tests.differential.wire import GrpcOutcome, HttpOutcome, ask_grpc, ask_http, channel
 from tests.integration.sidecars import grpc_url, http_url, running_sidecar
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
-from tritonsched.serve import GrpcFrontend, Sidecar
+from tritonsched.options import GrpcFrontend
+from tritonsched.sidecar import Sidecar
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("TRITONSCHED_TRITON_ENV", ROOT / ".venv-triton"))

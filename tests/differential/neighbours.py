@@ -13,7 +13,7 @@ from tests.differential.conftest import Case, Stage
 from tests.differential.grpc_cases import PAIR, request
 from tests.differential.grpc_cases import infer as grpc_infer
 from tests.differential.http_infer import texts
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 MARK = "neighbour"
 COUNT = 3  # clients of each kind

@@ -9,7 +9,7 @@ from tests.differential.conftest import Stage
 from tests.differential.neighbours import MARK
 from tests.differential.table import TABLE, told
 from tests.differential.wire import GrpcOutcome
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 GROUP = 40  # cases of one test: a test of its own for each would cost more than asking it
 

@@ -8,7 +8,7 @@ from tests.differential.conftest import Stage
 from tests.differential.neighbours import beside
 from tests.differential.table import TABLE, told
 from tests.integration.sidecars import metric
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 AT_ONCE = 64
 

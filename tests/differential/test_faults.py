@@ -11,7 +11,7 @@ from tests.differential.neighbours import clients
 from tests.differential.table import told
 from tests.differential.test_crowd import whole_table
 from tritonsched.errors import BackendError, MalformedAnswer
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 ROUNDS = 6
 

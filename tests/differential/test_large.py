@@ -9,7 +9,7 @@ from tests.differential.cases import HttpCase, infer, plain, slot
 from tests.differential.conftest import Case, Stage
 from tests.differential.grpc_cases import infer as grpc_infer
 from tests.differential.grpc_cases import request
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 LARGE = 257 << 20
 Make = Callable[[int], Case]

@@ -10,7 +10,7 @@ import pytest
 from tests.differential.conftest import Stage
 from tests.differential.scripts import REGION_BYTES, REGION_KEY, SCRIPTS, SLOW, Script
 from tests.differential.table import told
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 
 @pytest.fixture(autouse=True)

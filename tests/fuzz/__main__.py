@@ -30,7 +30,7 @@ from tests.fuzz.mutate import mutated
 from tests.fuzz.verdict import UNANSWERED, Unanswered, finding
 from tests.integration.sidecars import grpc_url, http_url, running_sidecar
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 AT_ONCE = 24  # requests in flight to each side
 WAIT_S = 1.5  # for Triton; then it waits for more of the request, and so must the sidecar

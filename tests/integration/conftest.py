@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.sidecars import running_sidecar
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 ROOT = Path(__file__).parents[2]
 MODEL_REPOSITORY = ROOT / "model_repository"

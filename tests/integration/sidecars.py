@@ -15,7 +15,8 @@ import aiohttp
 
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.config.load import parse_policy
-from tritonsched.serve import ServeOptions, Sidecar
+from tritonsched.options import ServeOptions
+from tritonsched.sidecar import Sidecar
 
 HOST = "127.0.0.1"
 LINE_BYTES_MAX = 4096

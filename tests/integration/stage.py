@@ -18,7 +18,7 @@ from tests.integration.sidecars import grpc_url, running_sidecar
 from tests.integration.stream_models import MODELS, Gate, ask, write_repository
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
 from tritonsched.core.devices import BATCHES_MAX
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 PROVEN = 10  # batches after which their time is known
 PATIENCE_S = 30  # far more than anything here takes; a hang fails the test instead of the run

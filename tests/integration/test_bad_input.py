@@ -20,7 +20,7 @@ from tests.integration.raw_triton import infer_request
 from tests.integration.sidecars import grpc_url, http_url, metric, running_sidecar
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.backend.upstream_grpc import SERVICE
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 QUEUE_CALLS = 40  # of 24 ms each: the last ones wait for most of a second
 HEAD = "Inference-Header-Content-Length"

@@ -16,7 +16,7 @@ from tritonsched.bench.load import BenchOptions, run
 from tritonsched.bench.plan import Arrivals, DeadlineAs, LoadClass
 from tritonsched.bench.report import table
 from tritonsched.cli import app
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 from tritonsched.tensors import Wire
 
 GENEROUS = LoadClass("generous", 0.5, 60_000.0)

@@ -15,7 +15,7 @@ from tritonclient.utils import shared_memory as shm
 
 from tests.integration.sidecars import grpc_url, http_url, metric
 from tritonsched.backend.embedded import EmbeddedTriton
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 SIZE = 4096
 CLIENTS = 6

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.integration.sidecars import grpc_url, http_url, metric
 from tritonsched.backend.embedded import EmbeddedTriton
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "tritonsched/data/pictures"

@@ -25,7 +25,7 @@ from tests.integration.sidecars import grpc_url, http_url
 from tests.unit.frontend.http_client import Reply, connected
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.backend.upstream_grpc import SERVICE
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 HEAD = "Inference-Header-Content-Length"
 ROW = np.arange(4, dtype=np.float32)[np.newaxis]

@@ -11,7 +11,7 @@ from tests.integration.test_bad_input import body, post
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.config.load import load_policy
 from tritonsched.proxy.reload import APPLIED, REFUSED, Reload
-from tritonsched.serve import Sidecar
+from tritonsched.sidecar import Sidecar
 
 GOOD = "classes: {gold: {deadline_ms: 20000}}\ndefault_class: gold\n"
 VERSIONS = (

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.unit.frontend.wires import HOST, fixed, raw_http, unused_address
 from tritonsched import serve
+from tritonsched import sidecar as composition
 from tritonsched.backend.embedded import EmbeddedConfig
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
@@ -22,7 +23,8 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.errors import BackendError, StartupError
 from tritonsched.frontend import triton_metrics
-from tritonsched.serve import REPLIES_PER_RETUNE, ServeOptions, Sidecar, example_request
+from tritonsched.options import ServeOptions, example_request
+from tritonsched.sidecar import REPLIES_PER_RETUNE, Sidecar
 
 MS = 1_000_000
 MODELS = Path(__file__).parent  # any directory
@@ -81,7 +83,7 @@ class Embedded:
 @pytest.fixture
 async def triton(monkeypatch: pytest.MonkeyPatch) -> Embedded:
     made = Embedded()
-    monkeypatch.setattr(serve, "EmbeddedTriton", made)
+    monkeypatch.setattr(composition, "EmbeddedTriton", made)
     return made
 
 
@@ -187,7 +189,7 @@ class Dying:
 async def test_an_embedded_triton_that_dies_is_started_again_until_it_lives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve, "RESTART_PAUSE_S", 0)
+    monkeypatch.setattr(composition, "RESTART_PAUSE_S", 0)
     said: list[str] = []
     sidecar = Sidecar(options(), say=said.append)
     dying: Any = Dying(sidecar, [-9, 1], ["no port", ""])

@@ -1,0 +1,343 @@
+"""The composition root: config → scheduler → backend → driver → servers; start, drain, stop.
+
+Rule: every object is built here and passed on; nothing is global, nothing registers itself on
+import.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
+from tritonsched.backend.triton import TritonBackend
+from tritonsched.backend.upstream_h2 import H2Upstream
+from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.config.schema import PolicyFile
+from tritonsched.core.ledger import Ledger
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.variant import ServerState
+from tritonsched.errors import BackendError, TritonschedError
+from tritonsched.frontend.admin_server import AdminServer
+from tritonsched.frontend.grpc_h2_server import H2GrpcServer
+from tritonsched.frontend.grpc_server import GrpcServer
+from tritonsched.frontend.http_server import HttpServer
+from tritonsched.frontend.triton_metrics import triton_metrics
+from tritonsched.metrics import Metrics
+from tritonsched.options import GrpcFrontend, ServeOptions, example_request
+from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.feedback import LoopLags
+from tritonsched.proxy.health import Health, RepositoryWatch
+from tritonsched.proxy.held import Held
+from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
+from tritonsched.proxy.service import Proxy
+from tritonsched.proxy.timer import TimerFd
+from tritonsched.proxy.watch import FileWatch, signature
+
+RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
+REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
+TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that it is not there
+LINGER_S = (
+    0.5  # after the last answer: requests already on the wire are told `draining`, not cut off
+)
+RESTART_PAUSE_S = 1.0  # between an embedded Triton's death and its restart
+
+
+class Sidecar:
+    """One running sidecar. say: tells the person at the terminal one line."""
+
+    def __init__(self, options: ServeOptions, *, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.ledger = Ledger()
+        self.metrics_registry = Metrics()
+        self._say = say
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._embedded: EmbeddedTriton | None = None
+        self._stopping = False
+        self._lags = LoopLags()
+        self._replies = 0
+        self._told_apart: set[str] = set()
+
+    # -- start --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up, in order; returns when Triton serves or, if it is somebody else's, at
+        once.
+        """
+        policy = self.options.policy
+        http_address, grpc_address = await self._triton()
+        self._http = HttpUpstream(http_address)
+        await self._http.start()
+        self._stack.push_async_callback(self._http.close)
+        self._grpc = H2Upstream(grpc_address)
+        await self._grpc.start()
+        self._stack.push_async_callback(self._grpc.close)
+        self.backend = TritonBackend(
+            self._http,
+            self._grpc,
+            transport=policy.transport.mode,
+            pool_bytes=policy.transport.pool_bytes,
+        )
+        self._stack.push_async_callback(self.backend.close)
+        self._build(policy)
+        self._spawn(self.health.run())
+        self._watch_policy()
+        await self._listen()
+        try:
+            async with asyncio.timeout(None if self._embedded else TRITON_WAIT_S):
+                await self.health.wait_up()
+        except TimeoutError:
+            self._say(
+                f"Triton at {grpc_address} does not answer yet; requests get 503 until it does"
+            )
+        self._announce()
+
+    async def _triton(self) -> tuple[str, str]:
+        """Addresses of the Triton to serve from: the given one, or an embedded one just started."""
+        options = self.options
+        if options.triton_http is not None and options.triton_grpc is not None:
+            self._metrics_address = options.triton_metrics
+            return options.triton_http, options.triton_grpc
+        self._say(f"starting the embedded Triton on {options.repository} …")
+        config = EmbeddedConfig(
+            repository=options.repository,
+            environment=options.triton_env,
+            run_dir=options.run_dir,
+        )
+        self._embedded = EmbeddedTriton(config)
+        self._stack.push_async_callback(self._embedded.stop)
+        await self._embedded.start()
+        for note in self._embedded.notes:
+            self._say(note)
+        for model, reason in self._embedded.failed_models.items():
+            self._say(f"model '{model}' could not be loaded: {reason}")
+        self._metrics_address = options.triton_metrics or self._embedded.metrics_address
+        self._spawn(self._supervise(self._embedded))
+        return self._embedded.http_address, self._embedded.grpc_address
+
+    def _build(self, policy: PolicyFile) -> None:
+        self.scheduler = Scheduler(
+            POLICIES[policy.scheduler.policy](),
+            tuning=policy.tuning(),
+            observers=(self.ledger, self.metrics_registry),
+        )
+        self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
+        self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
+        loop = asyncio.get_running_loop()
+        held = Held()
+        self.driver = Driver(
+            self.scheduler,
+            self.backend,
+            clock=time.monotonic_ns,
+            held=held,
+            make_timer=lambda fired: TimerFd(loop, fired),
+            on_reply=self._replied,
+            on_send=self._lags.send.observe,
+            on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
+            on_taken_apart=self._taken_apart,
+            resend_failed=policy.transport.resend_failed,
+        )
+        self._stack.callback(self.driver.close)
+        watch = RepositoryWatch(
+            self.backend.repository_index,
+            changed=lambda: self.proxy.reconnected(),  # noqa: PLW0108  # it is made below
+        )
+        self.health = Health(
+            ready=self.backend.ready,
+            connect=self._connect,
+            tell=self.driver.set_server,
+            look=watch.look,
+        )
+        intake = Intake(policy.slo_classes(), policy.class_of_model)
+        self.proxy = Proxy(
+            self.driver,
+            self.backend,
+            intake,
+            held=held,
+            tensor_bytes_max=policy.limits.tensor_bytes_max,
+            triton_is_up=lambda: self.health.is_up,
+            lost=self.health.lost,
+            on_lone=self.metrics_registry.lone,
+            regions=self.regions,
+        )
+        self._build_reloader(policy, intake)
+
+    def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
+        rule = policy.scheduler.policy
+        live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule)
+        self.reloader = Reloader(
+            policy,
+            read=lambda: asyncio.to_thread(self.options.read_policy),
+            adopt=lambda new: live.adopt(new, time.monotonic_ns()),
+            ledger=self.ledger,
+            told=self._reloaded,
+            pause=_pause,
+        )
+        self._stack.callback(self.reloader.close)
+
+    async def _listen(self) -> None:
+        options = self.options
+        limit = options.policy.limits.request_bytes_max
+        self.http_server = HttpServer(
+            self.proxy,
+            self._http,
+            host=options.host,
+            port=options.http_port,
+            request_bytes_max=limit,
+        )
+        ngh2 = options.grpc_frontend is GrpcFrontend.NGH2
+        self.grpc_server: H2GrpcServer | GrpcServer = (H2GrpcServer if ngh2 else GrpcServer)(
+            self.proxy,
+            self._grpc,
+            host=options.host,
+            port=options.grpc_port,
+            request_bytes_max=limit,
+        )
+        self.admin_server = AdminServer(
+            self,
+            host=options.host,
+            port=options.metrics_port,
+            reloader=self.reloader,
+            token=options.admin_token,
+        )
+        for server in (self.http_server, self.grpc_server, self.admin_server):
+            self._stack.push_async_callback(server.stop)
+            await server.start()
+
+    async def _connect(self) -> None:
+        """A (new) Triton is up: shared memory, caches, round trip."""
+        await self.backend.connect()
+        self.proxy.reconnected()
+        self.regions.forget()  # it may be another process
+        rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
+        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
+        self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
+
+    def _announce(self) -> None:
+        shown = "127.0.0.1" if self.options.host == "0.0.0.0" else self.options.host  # noqa: S104
+        http = f"http://{shown}:{self.http_server.port}"
+        self._say(f"HTTP     {http}")
+        self._say(f"gRPC     {shown}:{self.grpc_server.port}")
+        self._say(f"metrics  http://{shown}:{self.admin_server.port}/metrics")
+        self._say("ready; try a request:")
+        self._say(f"  {example_request(http)}")
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    def _replied(self, lag_ns: int) -> None:
+        self._lags.reply.observe(lag_ns)
+        self._replies += 1
+        if self._replies % REPLIES_PER_RETUNE == 0:
+            tuning = self._lags.tuned(self.scheduler.tuning)
+            if tuning is not None:
+                self.driver.retune(tuning)
+
+    def _taken_apart(self, model: str, error: BackendError) -> None:
+        self.metrics_registry.merge_failed(model)
+        if model not in self._told_apart:  # once a model: the metric has the rest
+            self._told_apart.add(model)
+            self._say(f"model '{model}': a merged batch failed and is sent one by one: {error}")
+
+    async def _supervise(self, embedded: EmbeddedTriton) -> None:
+        """Start the embedded Triton again, on the same ports, when it dies by itself."""
+        while not self._stopping:
+            code = await embedded.wait()
+            if self._stopping:
+                return
+            self._say(f"the embedded Triton ended with code {code}; starting it again")
+            self.health.lost()
+            try:
+                await embedded.restart()
+            except TritonschedError as error:
+                self._say(f"{error}")
+                await _pause(RESTART_PAUSE_S)
+
+    # -- the policy file ----------------------------------------------------------------------
+
+    def reload_soon(self) -> None:
+        """SIGHUP."""
+        if hasattr(self, "reloader"):  # else it is being started and reads the file anyway
+            self._spawn(self._reload())
+
+    async def _reload(self) -> None:
+        await self.reloader.reload()
+
+    def _watch_policy(self) -> None:
+        path = self.options.policy_path
+        if path is not None:
+            watch = FileWatch(lambda: signature(path), self._policy_changed)
+            self._spawn(watch.run(_pause))
+
+    async def _policy_changed(self) -> None:
+        if self.reloader.policy.reload.watch:
+            await self.reloader.reload()
+
+    def _reloaded(self, made: Reload) -> None:
+        self.metrics_registry.policy_reloaded(made.outcome, made.generation)
+        self._say(in_words(made))
+
+    # -- AdminView ----------------------------------------------------------------------------
+
+    def metrics(self) -> bytes:
+        backend = self.backend
+        self.metrics_registry.set_state(
+            ready=self.proxy.is_ready,
+            tensor_bytes=self.proxy.tensor_bytes,
+            queued=self.scheduler.queued(),
+        )
+        self.metrics_registry.set_tuning(self.scheduler.tuning)
+        self.metrics_registry.set_backend(
+            transport=backend.transport_info.split()[0],
+            system=backend.batches_shm,
+            inline=backend.batches_inline,
+            fallbacks=backend.fallbacks,
+            malformed=backend.malformed,
+        )
+        return self.metrics_registry.render()
+
+    async def triton_metrics(self) -> bytes:
+        if self._metrics_address is None:
+            return b""
+        return await triton_metrics(self._metrics_address)
+
+    def why_not_ready(self) -> str:
+        if self.proxy.is_draining:
+            return "draining: the sidecar is shutting down"
+        return "" if self.health.is_up else "Triton is not answering"
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Refuse what is new, finish what was accepted, give everything back. Safe to call
+        early.
+        """
+        self._stopping = True
+        if hasattr(self, "proxy"):
+            self.proxy.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.options.drain_s):
+                    await self.proxy.drained()
+                    await self.driver.drained()
+            await _pause(LINGER_S)
+            self.health.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _pause(seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
