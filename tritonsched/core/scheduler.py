@@ -192,6 +192,16 @@ class Scheduler(State):
         self._moved = True
         self._policy = policy
 
+    # -- what an operator may see -------------------------------------------------------------
+
+    def running(self) -> tuple[Batch, ...]:
+        """Batches sent and not back, in the order they were sent."""
+        return tuple(self._running.values())
+
+    def reservations(self) -> tuple[tuple[Reservation, str], ...]:
+        """Granted streams, oldest first, with their devices."""
+        return self._streams.placed()
+
     # -- the decision -------------------------------------------------------------------------
 
     def decide(self, now: int) -> list[Decision]:

@@ -77,6 +77,10 @@ class Streams:
         """Its granted streams, oldest first."""
         return tuple(r for r in self._granted.values() if self._device_of[r.id] == device)
 
+    def placed(self) -> tuple[tuple[Reservation, str], ...]:
+        """All granted streams, oldest first, with their devices."""
+        return tuple((r, self._device_of[r.id]) for r in self)
+
     # -- frames -------------------------------------------------------------------------------
 
     def take(self, request: Request) -> bool:

@@ -71,6 +71,21 @@ def reasons(decisions: list[Decision]) -> list[tuple[int, RefusalReason]]:
     return [(d.reservation.id, d.reason) for d in decisions if isinstance(d, Refuse)]
 
 
+def test_an_operator_sees_what_is_granted_and_what_runs() -> None:
+    desk = Desk()
+    assert desk.scheduler.reservations() == desk.scheduler.running() == ()
+    desk.ask(STREAM)
+    ((granted, device),) = desk.scheduler.reservations()
+    assert (granted.id, device) == (STREAM.id, "gpu0")
+    desk.submit(1, 1)
+    desk.decide(1)
+    assert [batch.id for batch in desk.scheduler.running()] == [1]
+    desk.done(6)
+    assert desk.scheduler.running() == ()
+    desk.scheduler.release(STREAM.id, 6 * MS)
+    assert desk.scheduler.reservations() == ()
+
+
 def test_a_stream_that_fits_is_granted_with_its_plan_and_decisions_go_on_meanwhile() -> None:
     desk = Desk()
     desk.scheduler.reserve(STREAM, 0)
