@@ -12,7 +12,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer check format bench bench-overload bench-frontend bench-core study clean
+.PHONY: install serve test differential fuzz perf-analyzer check format bench bench-overload bench-frontend bench-core bench-drift study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -33,7 +33,7 @@ format: $(VENV)/.ready
 	$(RUN)/ruff format .
 
 differential: install
-	$(RUN)/python -m pytest tests/differential --all $(ARGS)
+	$(RUN)/python -m pytest tests/differential --all --repeat 3 $(ARGS)
 
 fuzz: install
 	$(RUN)/python -m tests.fuzz $(ARGS)
@@ -63,6 +63,9 @@ bench-frontend: install
 
 bench-core: install
 	$(RUN)/python -m tests.bench.core $(ARGS)
+
+bench-drift: install
+	$(RUN)/python -m tests.bench.drift $(ARGS)
 
 study: install
 	$(RUN)/python -m tests.bench.study $(ARGS)

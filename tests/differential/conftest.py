@@ -1,5 +1,5 @@
-"""One Triton with the table's models, sidecars in front of it. Options: `--grpc-frontend` names the
-implementation that is held to the table; `--all` adds what `make test` has no time for.
+"""One Triton with the table's models, sidecars in front of it. `--all` adds what `make test` has no
+time for; `--repeat` asks the whole table so often in the crowd and among faults.
 """
 
 import os
@@ -30,9 +30,8 @@ Outcome = HttpOutcome | GrpcOutcome
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    names = [kind.value for kind in GrpcFrontend]
-    parser.addoption("--grpc-frontend", choices=names, default=GrpcFrontend.NGH2.value)
-    parser.addoption("--all", action="store_true", help="also large messages and repeats")
+    parser.addoption("--all", action="store_true", help="also what takes long: large messages")
+    parser.addoption("--repeat", type=int, default=1, help="how often the table is asked merged")
 
 
 @dataclass(slots=True)
@@ -89,14 +88,9 @@ class Stage:
 
 
 @pytest.fixture(scope="session")
-def frontend(pytestconfig: pytest.Config) -> GrpcFrontend:
-    return GrpcFrontend(pytestconfig.getoption("--grpc-frontend", GrpcFrontend.NGH2.value))
-
-
-@pytest.fixture(scope="session")
 def repeats(pytestconfig: pytest.Config) -> int:
     """How often the whole table is asked under merging."""
-    return 3 if pytestconfig.getoption("--all", default=False) else 1
+    return int(pytestconfig.getoption("--repeat", default=1))
 
 
 @pytest.fixture

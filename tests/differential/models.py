@@ -12,6 +12,7 @@ wrong.
 | `void`   | outputs without elements, and one that is left out if IN is 0                      |
 | `ver`    | versions 1 and 3 of the kind that answers its version                              |
 | `seq`    | a sequence model: the sum so far                                                   |
+| `tale`   | a sequence model of the oldest first, without ids: 100 more at a start              |
 | `repeat` | decoupled: IN answers, at most 1000                                                 |
 | `double` | an ensemble of `num` after `num`                                                   |
 | `spare`  | to be loaded and unloaded                                                          |
@@ -94,6 +95,10 @@ def seq(self, request):
     return reply(OUT=self.sums[who])
 
 
+def tale(self, request):
+    return reply(OUT=array(request, "IN") + 100 * array(request, "START").flat[0])
+
+
 class TritonPythonModel:
     def initialize(self, args):
         self.version = int(args["model_version"])
@@ -124,6 +129,14 @@ sequence_batching {
   control_input [
     { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] },
     { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }
+  ]
+}
+"""
+OLDEST = """
+sequence_batching {
+  oldest { max_candidate_sequences: 4 }
+  control_input [
+    { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] }
   ]
 }
 """
@@ -176,6 +189,7 @@ CONFIGS: dict[str, str] = {
     "void": python(8, [IN], [tensor("NONE", "FP32"), OUT]),
     "ver": python(8, [IN], [OUT], "version_policy { specific { versions: [ 1, 3 ] } }"),
     "seq": python(4, [IN], [OUT], SEQUENCE),
+    "tale": python(4, [IN], [OUT], OLDEST),
     "repeat": python(0, [IN], [OUT], "model_transaction_policy { decoupled: true }"),
     "spare": python(8, [IN], [OUT]),
 }

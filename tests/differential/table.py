@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from tests.differential import grpc_cases, http_control, http_framing, http_infer, http_json
+from tests.differential import (
+    examples,
+    grpc_cases,
+    http_control,
+    http_framing,
+    http_infer,
+    http_json,
+)
 from tests.differential.conftest import Case
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -11,6 +18,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "http": http_infer.TABLE,
     "json": http_json.TABLE,
     "grpc": grpc_cases.TABLE,
+    "examples": examples.TABLE,
 }
 TABLE: dict[str, Case] = {
     f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()

@@ -38,6 +38,8 @@ ANSWERED = (
     "http: nothing comes out", "http: a model that leaves one out", "routes: infer of the latest",
     "routes: infer of an ensemble", "json: INT32 as 1", "http: top 2 binary",
     "grpc: texts", "grpc: typed INT8", "grpc: raw FP16", "routes: stream of three",
+    "examples: simple_http_infer", "examples: simple_http_infer in gzip for deflate",
+    "examples: simple_http_string_infer JSON to binary",
 )  # fmt: skip
 """A case of each model and form that only says something if Triton does not refuse it."""
 

@@ -24,6 +24,7 @@ async def whole_table(stage: Stage, sidecar: Sidecar) -> dict[str, str]:
     return dict(await asyncio.gather(*map(difference, TABLE)))
 
 
+@pytest.mark.timeout(900)  # with `--repeat`; on a machine that others use, too
 async def test_a_client_in_a_crowd_sees_triton_and_so_does_the_crowd(
     stage: Stage, merging: Sidecar, repeats: int
 ) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.differential import examples
 from tests.differential.conftest import Stage
 from tests.differential.scripts import REGION_BYTES, REGION_KEY, SCRIPTS, SLOW, Script
 from tests.differential.table import told
 from tritonsched.sidecar import Sidecar
+
+QUICK = SCRIPTS | examples.SCRIPTS
+LONG = SLOW | examples.SLOW
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +26,17 @@ def region() -> Iterator[None]:
     os.unlink(path)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", QUICK)
 async def test_a_script_ends_the_same_step_by_step(
     stage: Stage, merging: Sidecar, name: str
 ) -> None:
-    await play(name, SCRIPTS[name], stage, merging)
+    await play(name, QUICK[name], stage, merging)
 
 
 @pytest.mark.usefixtures("thorough")
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", LONG)
 async def test_a_slow_script_does_too(stage: Stage, merging: Sidecar, name: str) -> None:
-    await play(name, SLOW[name], stage, merging)
+    await play(name, LONG[name], stage, merging)
 
 
 async def play(name: str, script: Script, stage: Stage, merging: Sidecar) -> None:
