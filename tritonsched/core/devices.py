@@ -8,6 +8,7 @@ adds `rtt_ns` to a batch; one that is handed over just in time does not.
 from collections.abc import Callable
 
 from tritonsched.core.batch import Batch, Completion
+from tritonsched.core.speed import DeviceSpeed
 
 BATCHES_MAX = 2  # one running, one on its way
 
@@ -15,12 +16,15 @@ BATCHES_MAX = 2  # one running, one on its way
 class DeviceState:
     """The batches on one device, in the order they were sent."""
 
-    __slots__ = ("_learning", "_started_ns", "batches", "models", "name", "predicted_end_ns")
+    __slots__ = (
+        "_learning", "_started_ns", "batches", "models", "name", "predicted_end_ns", "speed",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.models: set[str] = set()
         self.batches: list[Batch] = []
+        self.speed = DeviceSpeed()
         self.predicted_end_ns = 0
         self._started_ns = 0  # when the first of `batches` had the device to itself
         self._learning = False

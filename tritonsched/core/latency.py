@@ -5,8 +5,9 @@ Real curves are flat, then linear, so the profile is a table by rows, not a fit 
 2). Three parts, all learnt online:
 - a table of mean times by rows, linear between measured sizes, proportional beyond the largest one
   (conservative: a batch never costs more than its rows one by one);
-- a scale that follows drift of the whole table within a few batches (EWMA of log
-  measured/expected);
+- the speed of the device (core/speed.py), common to all models on it: throttling, co-tenants and
+  recovery show on whatever runs, and hold for the rest; a change that one model alone shows
+  rescales its table;
 - a tracked quantile of measured minus expected, the margin of every promise. A difference, not a
   ratio: jitter is a matter of the host (a late wake-up, a busy loop) and about the same for every
   size, so a ratio learnt on small batches would promise far too little for large ones.
@@ -20,13 +21,16 @@ O(1) a read (memoised), O(sizes) an observation.
 
 import math
 from bisect import bisect_left, insort
+from collections import deque
+from statistics import median
+
+from tritonsched.core.speed import CLIP, RUN_MAX, DeviceSpeed, Sums
 
 PROVEN_SAMPLES = 8  # batches before the profile may be a reason to refuse
 WARM_SAMPLES = 3  # first samples of a size, of which the least counts
-CELL_RATE = 0.1  # a cell's mean follows the last ~10 samples
-SCALE_RATE = 0.2  # the scale follows drift within ~15 batches (goal G6)
-RESIDUAL_MAX = 0.5  # one batch, however late, moves the scale by at most 10 %
-STREAK = 3  # batches in a row off by more than that, and on the same side: believe it
+CELL_RATE = 0.05  # a size's mean follows its last ~20 samples
+YOUNG_SAMPLES = PROVEN_SAMPLES  # until then a size follows faster, and the clip is wider
+YOUNG_CLIP = 0.5  # of the log of measured / expected
 QUANTILE = (
     0.99  # of batches, at most 1 % should outlast the promise; 0.98 earns no more (simulated)
 )
@@ -53,8 +57,8 @@ class LatencyProfile:
     """
 
     __slots__ = (
-        "_cells", "_counts", "_last_ns", "_margin_ns", "_memo", "_safe", "_scale", "_sizes",
-        "_smooth", "_streak", "_trusted", "samples",
+        "_cells", "_counts", "_last_ns", "_margin_ns", "_memo", "_ratios", "_safe", "_seen",
+        "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version", "samples",
     )  # fmt: skip
 
     def __init__(self, table: dict[int, int] | None = None) -> None:
@@ -62,15 +66,22 @@ class LatencyProfile:
         self._counts = dict.fromkeys(self._cells, PROVEN_SAMPLES)
         self._sizes = sorted(self._cells)
         self._trusted = max(self._sizes, default=0)  # largest size with WARM_SAMPLES
-        self._scale = 0.0
         self._margin_ns = -1.0  # not measured yet
-        self._streak = 0  # signed: batches in a row that were far too slow (or fast)
         self._memo: dict[int, int] = {}
         self._safe: dict[int, int] = {}
         self._last_ns = -STALE_NS
         self.samples = PROVEN_SAMPLES if self._cells else 0
         self._smooth: list[float] = []
+        self._sums = Sums()
+        self._ratios: deque[float] = deque(maxlen=RUN_MAX)
+        self.join(DeviceSpeed())
         self._smoothen()
+
+    def join(self, speed: DeviceSpeed) -> None:
+        """Run at the speed of that device from now on; the table stays as it is."""
+        self._speed = speed
+        self._version = -1
+        self._seen = speed.changes
 
     @property
     def is_proven(self) -> bool:
@@ -80,9 +91,10 @@ class LatencyProfile:
     def margin_ns(self, rows: int) -> int:
         """What a promise adds to the expected time of a batch of `rows`."""
         expected = self.exec_ns(rows)
+        doubt_ns = self._speed.doubt * expected
         if self._margin_ns < 0:
-            return int(MARGIN_START * expected)
-        return int(min(self._margin_ns, MARGIN_MAX * expected))
+            return int(MARGIN_START * expected + doubt_ns)
+        return int(min(self._margin_ns + doubt_ns, MARGIN_MAX * expected))
 
     @property
     def rows_known(self) -> int:
@@ -95,15 +107,19 @@ class LatencyProfile:
 
     def exec_ns(self, rows: int) -> int:
         """Expected execution time of a batch of `rows`; 0 if nothing was ever measured."""
+        if self._version != self._speed.version:
+            self._forget()
         known = self._memo.get(rows)
         if known is None:
-            known = self._memo[rows] = int(self._interpolate(rows) * math.exp(self._scale))
+            known = self._memo[rows] = int(self._interpolate(rows) * self._speed.factor)
         return known
 
     def safe_ns(self, rows: int) -> int:
         """What may be promised: expected time at the tracked quantile; 0 while unproven."""
         if self.samples < PROVEN_SAMPLES:
             return 0
+        if self._version != self._speed.version:
+            self._forget()
         known = self._safe.get(rows)
         if known is None:
             known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
@@ -115,32 +131,56 @@ class LatencyProfile:
         self._last_ns = now
         self.samples += 1
         if self.is_proven and rows <= self._trusted:  # extrapolated times are no evidence
-            measured = self._follow(measured, float(max(self.exec_ns(rows), 1)))
-        self._learn(cell_of(rows), measured / math.exp(self._scale))
+            measured = self._follow(measured, rows)
+        self._learn(cell_of(rows), measured / self._speed.factor)
         self._smoothen()
+        self._forget()
+
+    def _forget(self) -> None:
+        """The memos are of another speed or table."""
         self._memo.clear()
         self._safe.clear()
+        self._version = self._speed.version
 
-    def _follow(self, measured: float, expected: float) -> float:
-        """Move scale and margin; returns the measured time as far as it is believed.
+    def _follow(self, measured: float, rows: int) -> float:
+        """Move speed and margin; returns the measured time as far as it is believed."""
+        base, speed = max(1.0, self._interpolate(rows)), self._speed
+        ratio = math.log(measured / base)
+        expected = base * speed.factor
+        if speed.observe(ratio, self):
+            return base * speed.factor
+        self._cover(measured - expected, expected)
+        residual = speed.residual(ratio)
+        if self._is_mine(ratio, residual):
+            return base * speed.factor
+        young = self._counts.get(cell_of(rows), 0) < YOUNG_SAMPLES
+        clip = max(YOUNG_CLIP if young else 0.0, CLIP * speed.spread)
+        return base * speed.factor * math.exp(max(-clip, min(clip, residual)))
 
-        The margin is a stochastic quantile: up by p, down by 1 - p.
-        """
-        residual = math.log(measured / expected)
-        believed = max(-RESIDUAL_MAX, min(RESIDUAL_MAX, residual))
-        sign = (residual > RESIDUAL_MAX) - (residual < -RESIDUAL_MAX)
-        self._streak = self._streak + sign if sign * self._streak >= 0 and sign else sign
-        if abs(self._streak) >= STREAK:
-            self._streak = 0
-            self._scale += residual
-            return measured
-        self._scale += SCALE_RATE * believed
+    def _cover(self, late_ns: float, expected: float) -> None:
+        """The margin is a stochastic quantile: up by p, down by 1 - p."""
         if self._margin_ns < 0:
             self._margin_ns = MARGIN_START * expected
-        step = QUANTILE if measured - expected > self._margin_ns else QUANTILE - 1.0
+        step = QUANTILE if late_ns > self._margin_ns else QUANTILE - 1.0
         moved = self._margin_ns + QUANTILE_STEP * step * expected
         self._margin_ns = min(MARGIN_MAX * expected, max(0.0, moved))
-        return expected * math.exp(believed)
+
+    def _is_mine(self, ratio: float, residual: float) -> bool:
+        """The device is as fast as before and this model alone is not: its table is rescaled."""
+        if self._seen != self._speed.changes:
+            self._seen = self._speed.changes
+            self._sums.reset()
+            self._ratios.clear()
+        self._ratios.append(ratio)
+        began = self._sums.observe(residual / self._speed.spread)
+        if not began:
+            return False
+        shift = self._speed.residual(median(list(self._ratios)[-abs(began) :]))
+        self._cells = {size: ns * math.exp(shift) for size, ns in self._cells.items()}
+        self._speed.not_the_device()
+        self._sums.reset()
+        self._ratios.clear()
+        return True
 
     def _learn(self, cell: int, value: float) -> None:
         count = self._counts.get(cell, 0) + 1
@@ -153,7 +193,8 @@ class LatencyProfile:
         elif count <= WARM_SAMPLES:
             self._cells[cell] = min(self._cells[cell], value)
         else:
-            self._cells[cell] += CELL_RATE * (value - self._cells[cell])
+            rate = max(CELL_RATE, 1 / count)
+            self._cells[cell] += rate * (value - self._cells[cell])
 
     def _smoothen(self) -> None:
         """The table as it is read: doubtful cells bounded from below, every cell from above."""

@@ -60,6 +60,8 @@ class State:
     def _serve(self, variant: Variant) -> None:
         self._moved = True
         pairs = [(self._devices[d], self._profiles[variant.model, d]) for d in variant.devices]
+        for device, profile in pairs:
+            profile.join(device.speed)
         self._serving.put(variant.model, tuple(pairs))
 
     def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:
