@@ -53,7 +53,9 @@ class Stage:
             submitted = self.sidecar.ledger.submitted.total()
             sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", number)))))
             await until(partial(self._more_than, submitted))
-            await self.queued("gated", number // BATCHES_MAX)
+            waiting = number // BATCHES_MAX
+            await until(lambda: sent[-1].done() or self.waiting("gated") == waiting)  # noqa: B023
+            assert not sent[-1].done(), sent[-1].exception() or "it went through a closed gate"
         return sent
 
     async def prove(self) -> None:

@@ -46,6 +46,7 @@ class ModelInfo:
     lone_reason: why its calls can never be merged; empty if they can.
     devices: what its batches occupy, one batch each (see `devices_of`).
     steps: an ensemble's models; its devices are theirs (`TritonBackend.model_info`).
+    is_decoupled: it answers any number of times.
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
     """
 
@@ -59,6 +60,7 @@ class ModelInfo:
     queue_delay_ns: int | None = None
     accuracy: float = 1.0
     steps: tuple[str, ...] = ()
+    is_decoupled: bool = False
 
 
 def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs
@@ -74,6 +76,7 @@ def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no
         queue_delay_ns=_queue_delay_ns(config),
         accuracy=_accuracy(config),
         steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
+        is_decoupled=config.model_transaction_policy.decoupled,
     )
 
 

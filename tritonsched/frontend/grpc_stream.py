@@ -3,9 +3,9 @@
     client ─▶ feed ─▶ the scheduler's turn ─▶ Triton ─▶ pump ─▶ run ─▶ client
 
 Rule: a message is let on only when the one before it was, so Triton sees the client's order. What
-the sidecar refuses is said as Triton says errors in a stream (`error_message` and the id), after
-the answers that it still owes to messages before it. Bounds: one message a stream waits, READ_MAX
-answers are read ahead of the client; whoever reads slowly is waited for, on both sides.
+the sidecar refuses is said as Triton says errors in a stream (`error_message` and the id), in its
+place among the answers (stream_order.py). Bounds: one message a stream waits, READ_MAX answers are
+read ahead of the client; whoever reads slowly is waited for, on both sides.
 
 A client that leaves half-closes; Triton then finishes within a bound, because a cancelled stream
 can crash it (server issues 7368, 8034). Nothing here knows which library speaks HTTP/2 to clients.
@@ -13,14 +13,11 @@ can crash it (server issues 7368, 8034). Nothing here knows which library speaks
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.base import GrpcCalls
@@ -29,6 +26,7 @@ from tritonsched.errors import Draining, TritonschedError, TritonUnavailable
 from tritonsched.frontend.grpc_codec import decode
 from tritonsched.frontend.grpc_methods import error_reply
 from tritonsched.frontend.service import InferService
+from tritonsched.frontend.stream_order import Message, Owed, asking, settle
 from tritonsched.proxy.streaming import hold
 from tritonsched.tensors import Answer, GrpcReply, InferCall
 
@@ -91,18 +89,6 @@ async def _finished(pumping: "asyncio.Task[None]") -> None:
         pumping.cancel()
 
 
-@dataclass(slots=True, eq=False)
-class _Message:
-    """A message that went to Triton and is not answered, or a refusal that waits behind such.
-
-    answered: whether its first answer was one (not an error).
-    """
-
-    id: str
-    answered: asyncio.Future[bool]
-    refusal: bytes = b""
-
-
 class _Stream:
     """One stream. `run` is the client's task and ends with it; `pumping` lives until Triton ends
     the stream.
@@ -119,7 +105,7 @@ class _Stream:
         self._outgoing: asyncio.Queue[tuple[bytes, asyncio.Future[bool]] | None] = asyncio.Queue()
         self._incoming: asyncio.Queue[bytes | Metadata | GrpcReply] = asyncio.Queue()
         self._taken = asyncio.Event()
-        self._order: deque[_Message] = deque()
+        self._owed = Owed(self._incoming.put_nowait)
         self._is_reading = False  # the client's next message
         self._is_closing = False  # the sidecar drains
         self._is_half_closed = False  # by the client
@@ -181,23 +167,17 @@ class _Stream:
             await self._write(message)  # Triton ends the stream
             return
         call.lone_reason = call.lone_reason or "stream"
+        await self._owed.clear_for(self._service.is_decoupled(call))
         gone = self._loop.create_future()
 
         async def send(expected_ns: int) -> GrpcReply:
-            sent = _Message(call.id, self._loop.create_future())
-            self._order.append(sent)
-            is_written = await self._write(message)
-            _settle(gone, value=True)
-            is_ok = await hold(sent.answered, expected_ns) if is_written else False
-            if is_ok is None:  # it goes on without its device
-                is_ok = not self._is_full
-            self._forget(sent)
+            is_ok = await self._sent(call, message, gone, expected_ns)
             return GrpcReply("OK" if is_ok else "INTERNAL", "", b"")
 
         def done(outcome: Answer | TritonschedError) -> None:
             if isinstance(outcome, TritonschedError) and not gone.done():
                 self._refuse(call, outcome)
-            _settle(gone, value=True)
+            settle(gone, value=True)
 
         cancel = self._service.submit(call, done, send)
         try:
@@ -206,6 +186,19 @@ class _Stream:
             cancel()
             raise
         await self._room()
+
+    async def _sent(
+        self, call: InferCall, message: bytes, gone: "asyncio.Future[bool]", expected_ns: int
+    ) -> bool:
+        """Send it in its turn: whether its time teaches something. gone: the next may come."""
+        message, asked = asking(message)
+        is_decoupled = bool(self._service.is_decoupled(call))
+        sent = Message(call.id, call.model, is_decoupled=is_decoupled, asked=asked)
+        self._owed.sent(sent)
+        is_written = await self._write(message)
+        settle(gone, value=True)
+        is_ok = await hold(sent.answered, expected_ns) if is_written else False
+        return not self._is_full if is_ok is None else is_ok  # None: it goes on without its device
 
     async def _write(self, message: bytes) -> bool:
         """Whether Triton has taken it."""
@@ -222,7 +215,7 @@ class _Stream:
             try:
                 yield message
             finally:
-                _settle(written, value=not self._is_over)
+                settle(written, value=not self._is_over)
 
     def _refuse(self, call: InferCall, error: TritonschedError) -> None:
         if _STRICT in self._metadata:
@@ -230,9 +223,7 @@ class _Stream:
             return
         refusal = pb.ModelStreamInferResponse(error_message=str(error))
         refusal.infer_response.id = call.id
-        waiting = _Message(call.id, self._loop.create_future(), refusal.SerializeToString())
-        self._order.append(waiting)
-        self._emit()
+        self._owed.refused(call.id, refusal.SerializeToString())
 
     # -- Triton to client ---------------------------------------------------------------------
 
@@ -250,8 +241,7 @@ class _Stream:
         if initial := end_to_end(await self._call.initial_metadata()):
             self._incoming.put_nowait(initial)
         while (message := await self._call.read()) is not _EOF:
-            self._incoming.put_nowait(message)
-            self._note(message)
+            self._owed.heard(message)
             await self._room()
         return GrpcReply("OK", "", b"", (), end_to_end(await self._call.trailing_metadata()))
 
@@ -262,40 +252,14 @@ class _Stream:
         except TritonUnavailable as away:
             return error_reply(away)
 
-    def _note(self, message: bytes) -> None:
-        """The first answer to one that waits frees its device."""
-        try:
-            answer = pb.ModelStreamInferResponse.FromString(message)
-        except DecodeError:
-            return  # the client's to judge
-        for sent in self._order:
-            if not sent.refusal and sent.id == answer.infer_response.id:
-                _settle(sent.answered, value=not answer.error_message)
-                self._forget(sent)
-                return
-
-    def _forget(self, sent: _Message) -> None:
-        if sent in self._order:
-            self._order.remove(sent)
-            self._emit()
-
-    def _emit(self) -> None:
-        """Refusals that stand behind no one."""
-        while self._order and self._order[0].refusal:
-            self._incoming.put_nowait(self._order.popleft().refusal)
-
     def _end(self) -> None:
         """Nobody answers any more: nothing holds a device, nothing waits to be written."""
         self._is_over = True
         while not self._outgoing.empty():
             if (item := self._outgoing.get_nowait()) is not None:
-                _settle(item[1], value=False)
+                settle(item[1], value=False)
         self._outgoing.put_nowait(None)
-        for sent in self._order:
-            _settle(sent.answered, value=False)
-            if sent.refusal:
-                self._incoming.put_nowait(sent.refusal)
-        self._order.clear()
+        self._owed.end()
 
     @property
     def _is_full(self) -> bool:
@@ -308,8 +272,3 @@ class _Stream:
             await self._taken.wait()
         while self._has_left and not self._incoming.empty():
             self._incoming.get_nowait()
-
-
-def _settle(future: "asyncio.Future[bool]", *, value: bool) -> None:
-    if not future.done():
-        future.set_result(value)

@@ -18,6 +18,9 @@ class InferService(Protocol):
         send: does it when it is its turn; by default it is merged or forwarded.
         """
 
+    def is_decoupled(self, call: InferCall) -> bool | None:
+        """Whether the model answers any number of times; None while nothing is known of it."""
+
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         """A stream is open until what this returns is called; `close`: the sidecar drains."""
 

@@ -174,6 +174,11 @@ class Proxy:
         begin = partial(self._begin, call)
         return await answered(partial(self._sequences.submit, key, len(call.raw), begin))
 
+    def is_decoupled(self, call: InferCall) -> bool | None:
+        """Whether the model answers any number of times; None while nothing is known of it."""
+        info = self._models.known(call.model, call.version)
+        return None if info is None else info.is_decoupled
+
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         """A stream is open until what this returns is called; `close`: the sidecar drains."""
         stream = object()

@@ -62,6 +62,9 @@ class Service:
             await self._answer(call)
         return await asyncio.shield(asyncio.ensure_future(send(0)))  # the driver's own: it goes on
 
+    def is_decoupled(self, _call: InferCall) -> bool | None:
+        return None
+
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         key = object()
         self.closes[key] = close

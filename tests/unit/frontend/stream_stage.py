@@ -12,6 +12,7 @@ from tests.virtual_loop import VirtualLoop
 from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.errors import DeadlineUnreachable, TritonUnavailable
 from tritonsched.frontend.grpc_stream import Streams
+from tritonsched.frontend.stream_order import asking
 from tritonsched.tensors import Answer, Cancel, Done, GrpcReply, InferCall, Send
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
@@ -21,6 +22,11 @@ NO = DeadlineUnreachable("too late")
 def message(name: str) -> bytes:
     made: bytes = pb.ModelInferRequest(model_name="m", id=name).SerializeToString()
     return made
+
+
+def sent(name: str) -> bytes:
+    """The message as Triton gets it."""
+    return asking(message(name))[0]
 
 
 def answer(name: str, error: str = "") -> bytes:
@@ -117,6 +123,7 @@ class Turns:
     is_ready = True
 
     def __init__(self) -> None:
+        self.decoupled = False
         self.waiting: dict[str, tuple[Done, Send]] = {}
         self.left: list[str] = []
         self.ends: dict[str, str] = {}
@@ -131,6 +138,9 @@ class Turns:
         if self.at_once:
             self.give(call.id)
         return lambda: self.left.append(call.id)
+
+    def is_decoupled(self, _call: InferCall) -> bool:
+        return self.decoupled
 
     def give(self, name: str, expected_ns: int = 0) -> None:
         done, send = self.waiting.pop(name)

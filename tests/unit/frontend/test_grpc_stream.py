@@ -5,7 +5,7 @@ the test. Real ones: test_grpc_server.py and the integration tests.
 import grpc
 
 from tests.helpers import MS
-from tests.unit.frontend.stream_stage import EOF, NO, Stage, answer, broken, message
+from tests.unit.frontend.stream_stage import EOF, NO, Stage, answer, broken, sent
 from tests.unit.proxy.scene import virtual
 from tests.virtual_loop import VirtualLoop
 from tritonsched.frontend import grpc_stream
@@ -21,7 +21,7 @@ async def test_a_message_waits_for_its_turn_and_the_next_for_it(loop: VirtualLoo
     assert (list(stage.turns.waiting), stage.triton.seen) == (["a"], [])
     stage.turns.give("a")
     await stage.settle()
-    assert (list(stage.turns.waiting), stage.triton.seen) == (["b"], [message("a")])
+    assert (list(stage.turns.waiting), stage.triton.seen) == (["b"], [sent("a")])
     stage.turns.give("b")
     stage.triton.say(answer("a"), answer("b"))
     assert (await stage.end()).code == "OK"
@@ -99,7 +99,7 @@ async def test_a_triton_that_does_not_take_a_message_is_waited_for(loop: Virtual
     assert stage.client.sending.qsize() == 2
     stage.triton.taking.set()
     await stage.settle()
-    assert stage.triton.seen == [message(name) for name in "abc"]
+    assert stage.triton.seen == [sent(name) for name in "abc"]
     await stage.end()
 
 
@@ -236,7 +236,7 @@ async def test_a_drain_serves_the_message_that_waits_and_no_other(loop: VirtualL
     stage.triton.say(answer("a"), EOF)
     assert (await stage.ended).code == "UNAVAILABLE"
     assert stage.client.heard == [answer("a")]
-    assert (stage.triton.seen, stage.triton.half_closed) == ([message("a")], True)
+    assert (stage.triton.seen, stage.triton.half_closed) == ([sent("a")], True)
 
 
 @virtual
