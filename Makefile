@@ -6,13 +6,14 @@ HOST ?= 127.0.0.1
 ARGS ?=
 VENV := .venv
 TRITON_VENV := .venv-triton
+CLIENTS_VENV := .venv-clients
 UV := .tools/bin/uv
 RUN := $(VENV)/bin
 
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer check format bench bench-overload bench-frontend bench-core bench-drift study clean
+.PHONY: install serve test differential fuzz perf-analyzer kserve check format bench bench-overload bench-frontend bench-core bench-drift study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -37,6 +38,9 @@ differential: install
 
 fuzz: install
 	$(RUN)/python -m tests.fuzz $(ARGS)
+
+kserve: install $(CLIENTS_VENV)/.ready
+	$(RUN)/python -m tests.clients.against_kserve $(ARGS)
 
 # NVIDIA's perf_analyzer comes in a wheel, two of its libraries from Debian and from the embedded Triton.
 PERF := .tools/perf_analyzer
@@ -71,7 +75,7 @@ study: install
 	$(RUN)/python -m tests.bench.study $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(TRITON_VENV) .tools .run
+	rm -rf $(VENV) $(TRITON_VENV) $(CLIENTS_VENV) .tools .run
 
 # -- set-up; each step is skipped while its inputs are older than its stamp ----------------------
 
@@ -92,6 +96,12 @@ $(VENV)/.ready: uv.lock pyproject.toml $(UV)
 $(TRITON_VENV)/.ready: deploy/triton/uv.lock deploy/triton/pyproject.toml $(UV)
 	@echo "[3/4] the embedded Triton, .venv-triton (about 75 MB to fetch)"
 	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(TRITON_VENV) $(UV) sync --locked --project deploy/triton --python $(PYTHON)
+	@touch $@
+
+# Only for `make kserve` and `make schemathesis`.
+$(CLIENTS_VENV)/.ready: deploy/clients/uv.lock deploy/clients/pyproject.toml $(UV)
+	@echo "the clients' environment, .venv-clients (about 60 MB to fetch)"
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(CLIENTS_VENV) $(UV) sync --locked --project deploy/clients --python $(PYTHON)
 	@touch $@
 
 .run/.prepared: $(VENV)/.ready tritonsched/backend/prepare.py

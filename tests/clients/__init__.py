@@ -1,0 +1,1 @@
+"""Clients and testers that others make, pointed at Triton and at the sidecar: same results."""
