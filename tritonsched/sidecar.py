@@ -21,10 +21,12 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import BackendError, TritonschedError
+from tritonsched.frontend.admin_events import Audience
 from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
+from tritonsched.frontend.show import Seen, Show
 from tritonsched.frontend.triton_metrics import triton_metrics
 from tritonsched.metrics import Metrics
 from tritonsched.options import GrpcFrontend, ServeOptions, example_request
@@ -34,6 +36,7 @@ from tritonsched.proxy.feedback import LoopLags
 from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.overview import Overview
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.timer import TimerFd
@@ -55,6 +58,7 @@ class Sidecar:
         self.options = options
         self.ledger = Ledger()
         self.metrics_registry = Metrics()
+        self.overview = Overview()
         self._say = say
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,7 +129,7 @@ class Sidecar:
         self.scheduler = Scheduler(
             POLICIES[policy.scheduler.policy](),
             tuning=policy.tuning(),
-            observers=(self.ledger, self.metrics_registry),
+            observers=(self.ledger, self.metrics_registry, self.overview),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
@@ -204,11 +208,18 @@ class Sidecar:
             host=options.host,
             port=options.metrics_port,
             reloader=self.reloader,
+            audience=self._show(),
             token=options.admin_token,
         )
         for server in (self.http_server, self.grpc_server, self.admin_server):
             self._stack.push_async_callback(server.stop)
             await server.start()
+
+    def _show(self) -> Audience:
+        seen = Seen(self.overview, self.scheduler, self.ledger, self.reloader, self.why_not_ready)
+        show = Show(seen, clock=time.monotonic_ns, wall_ns=time.time_ns)
+        self._spawn(show.run(_pause))
+        return show.audience
 
     async def _connect(self) -> None:
         """A (new) Triton is up: shared memory, caches, round trip."""
@@ -225,6 +236,7 @@ class Sidecar:
         self._say(f"HTTP     {http}")
         self._say(f"gRPC     {shown}:{self.grpc_server.port}")
         self._say(f"metrics  http://{shown}:{self.admin_server.port}/metrics")
+        self._say(f"page     http://{shown}:{self.admin_server.port}/")
         self._say("ready; try a request:")
         self._say(f"  {example_request(http)}")
 
