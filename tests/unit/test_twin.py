@@ -27,7 +27,8 @@ from tritonsched.core.request import Outcome, Request, SloClass
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
-from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.job import Job
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.sim.arrivals import constant, gamma, periodic, poisson
 from tritonsched.sim.engine import Line, Simulation

@@ -126,8 +126,9 @@ class Scheduler(State):
         self._moved = True
         batch = self._running.pop(completion.batch_id)
         device = self._devices[batch.device]
-        measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns)
-        if completion.ok:
+        has_device = batch in device.batches
+        measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns) if has_device else 0
+        if completion.ok and has_device:
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None:
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
@@ -140,6 +141,17 @@ class Scheduler(State):
             if not completion.retried or request.id in self._abandoned:
                 self._leave(request, self._outcome(request, completion, now), now)
         self._abandoned.difference_update(request.id for request in batch.requests)
+
+    def let_go(self, batch_id: int, now: int) -> None:
+        """The batch goes on without its device, and will teach nothing: what it waits for in
+        Triton is another batch, which could not be sent otherwise (a sequence that wants a slot).
+        """
+        self._advance(now)
+        self._moved = True
+        batch = self._running[batch_id]
+        device = self._devices[batch.device]
+        device.finish(batch, Completion(batch_id, ok=False), now, self.tuning.rtt_ns)
+        device.predict(self._exec_ns, now)
 
     def cancel(self, request_id: int, now: int) -> None:
         """The client left. Harmless for an id that is not known (any more)."""

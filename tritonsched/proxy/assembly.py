@@ -26,7 +26,7 @@ from tritonsched.tensors import (
 )
 
 if TYPE_CHECKING:
-    from tritonsched.proxy.driver import Job
+    from tritonsched.proxy.job import Job
 
 _LENGTH_BYTES = 4  # of one BYTES element, little endian, before its bytes
 

@@ -14,7 +14,7 @@ one bad request never touches another and Triton itself words the error (DESIGN.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -33,40 +33,22 @@ from tritonsched.core.batch import (
     Refuse,
     Reject,
 )
-from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.assembly import join, placed, split
-from tritonsched.proxy.client_regions import Regions, require_whole
+from tritonsched.proxy.client_regions import require_whole
 from tritonsched.proxy.explaining import explain, is_ok
 from tritonsched.proxy.held import Held
+from tritonsched.proxy.job import Job
 from tritonsched.proxy.refusal import refusal_error
+from tritonsched.proxy.streaming import Holds
 from tritonsched.proxy.timer import Timer
-from tritonsched.tensors import Answer, BatchReply, Cancel, Done, InferCall, Send
+from tritonsched.tensors import Answer, BatchReply, Cancel, Done
 
 Listener = Callable[[int, Sequence[Decision]], None]
 _log = structlog.get_logger()
-
-
-@dataclass(slots=True)  # not frozen: that triples the cost of making one
-class Job:
-    """A call on its way through the scheduler.
-
-    lone: why it goes alone, empty if it may be merged. clipped: its deadline was cut to its class'.
-    regions: the clients' shared memory that it reads or writes when it is merged. send: does what
-    is to be done when it is its turn, given how long that is expected to take; None: its bytes are
-    forwarded.
-    """
-
-    call: InferCall
-    info: ModelInfo
-    request: Request
-    lone: str = ""
-    clipped: bool = False
-    regions: Regions = field(default_factory=dict)
-    send: Send | None = None
 
 
 @dataclass(slots=True)
@@ -134,6 +116,7 @@ class Driver:
         self._pump_due = False
         self._pending: dict[int, _Pending] = {}
         self._lone: set[asyncio.Task[None]] = set()
+        self._holds = Holds(self._let_go)
         self._batches = Held()
 
     # -- inputs -------------------------------------------------------------------------------
@@ -277,8 +260,9 @@ class Driver:
             self._on_send(flight.sent_ns - due_ns)
 
     async def _alone(self, flight: _Flight) -> None:
+        job = flight.jobs[0]
+        end_hold = self._holds.begin(flight.batch, job.call) if job.in_sequence else None
         try:
-            job = flight.jobs[0]
             if job.send is None:
                 answer = await self._forward(job)
             else:
@@ -289,6 +273,13 @@ class Driver:
             self._broke(flight, error)
         else:
             self._answer_all(flight, [answer], ok=is_ok(answer))
+        finally:
+            if end_hold is not None:
+                end_hold()
+
+    def _let_go(self, batch: Batch) -> None:
+        self._scheduler.let_go(batch.id, self._clock())
+        self._wake()
 
     async def _forward(self, job: Job) -> Answer:
         require_whole(job.regions)  # Triton has them mapped: reading past the end is its end

@@ -6,7 +6,7 @@ from tritonsched.core.batch import Batch
 from tritonsched.tensors import Answer, Explain, GrpcReply, HttpReply
 
 if TYPE_CHECKING:
-    from tritonsched.proxy.driver import Job
+    from tritonsched.proxy.job import Job
 
 _OK_BELOW = 400
 

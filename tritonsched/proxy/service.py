@@ -17,9 +17,10 @@ from tritonsched.core.variant import Variant
 from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.client_regions import ClientRegions, Regions, hold_all
-from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.proxy.streaming import Sequences, sequence_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
@@ -234,7 +235,8 @@ class Proxy:
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        return Job(call, info, request, lone, clipped, regions, send)
+        in_sequence = send is None and sequence_of(call, info) is not None
+        return Job(call, info, request, lone, clipped, regions, send, in_sequence)
 
     def _submit_unknown(self, call: InferCall, done: Done, send: Send | None) -> Cancel:
         task = asyncio.get_running_loop().create_task(

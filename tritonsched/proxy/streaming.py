@@ -3,7 +3,8 @@
 Rule: order is kept, bytes are not touched, and each call still waits for its turn on the device.
 
 - A unary call of a sequence is let in when the one before it is answered: Triton orders calls as
-  they arrive, and two of them may overtake each other on their way there.
+  they arrive, and two of them may overtake each other on their way there. Like a message of a
+  stream it has its device for a bound only: Triton may keep it until another sequence has ended.
 - A message of a stream has its device until its first answer, but not for ever: a decoupled model
   may answer never, and a client may not read. Bounding it by the expected time itself would teach
   only the quick half of the answers, so the bound is HOLD_FACTOR times that (DESIGN.md 19).
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.core.batch import Batch
 from tritonsched.errors import QueueFull, TritonschedError
 from tritonsched.proxy.held import Held
 from tritonsched.tensors import Answer, Cancel, Done, InferCall
@@ -41,6 +43,35 @@ async def hold(answered: asyncio.Future[bool], expected_ns: int) -> bool | None:
         async with asyncio.timeout(hold_ns(expected_ns) / 1e9):
             return await asyncio.shield(answered)
     return None
+
+
+class Holds:
+    """For how long calls of sequences have their devices. let_go: the device is free for others.
+
+    A call may wait in Triton for a slot, which it gets when another sequence has ended; and that
+    one cannot end while this one has its device. A start behind a start that waits so waits, too:
+    it does not hold its device at all.
+    """
+
+    def __init__(self, let_go: Callable[[Batch], None]) -> None:
+        self._let_go = let_go
+        self._waiting: dict[int, str] = {}  # the models of batches that were let go
+
+    def begin(self, batch: Batch, call: InferCall) -> Callable[[], None]:
+        """Let go of its device after a bound, unless what this returns is called before."""
+        waits = call.parameters.get("sequence_start") and batch.model in self._waiting.values()
+        bound_ns = 0 if waits else hold_ns(batch.expected_ns)
+        bound = asyncio.get_running_loop().call_later(bound_ns / 1e9, self._over, batch)
+
+        def end() -> None:
+            bound.cancel()
+            self._waiting.pop(batch.id, None)
+
+        return end
+
+    def _over(self, batch: Batch) -> None:
+        self._waiting[batch.id] = batch.model
+        self._let_go(batch)
 
 
 def sequence_of(call: InferCall, info: ModelInfo) -> Hashable | None:

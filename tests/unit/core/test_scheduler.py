@@ -51,6 +51,22 @@ def test_the_next_batch_is_sent_a_round_trip_and_a_guard_before_the_end() -> Non
     table.expect(11 * MS, dispatch(request(3)))
 
 
+def test_a_batch_that_is_let_go_frees_its_device_and_teaches_nothing() -> None:
+    """It is running until it comes back, and then it is served."""
+    table = Table(tuning=JIT)
+    table.at(0, submit(request(1)))
+    table.at(2 * MS, submit(request(2)))
+    table.expect(0, dispatch(request(1)))
+    before = table.scheduler._profiles["m", "gpu"].exec_ns(1)
+    table.at(3 * MS, lambda t: t.scheduler.let_go(t.batches[1].id, t.now))
+    table.expect(3 * MS, dispatch(request(2)))
+    assert [batch.id for batch in table.scheduler.running()] == [1, 2]
+    assert table.batches[2].expected_start_ns == 4 * MS
+    table.at(50 * MS, done(1))
+    assert table.scheduler._profiles["m", "gpu"].exec_ns(1) == before
+    assert outcomes(table) == {"served": 1}
+
+
 def test_a_batch_that_arrives_early_moves_the_next_ones_end() -> None:
     table = Table(tuning=JIT)
     table.at(0, submit(request(1)))

@@ -16,8 +16,9 @@ from tritonsched.core.request import NEVER_NS
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Variant
-from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
+from tritonsched.proxy.job import Job
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.tensors import Answer, MergedReply, Tensor
 
@@ -116,6 +117,7 @@ class Scene:
         deadline: int = NEVER_NS,
         lone: str = "",
         clipped: bool = False,
+        in_sequence: bool = False,
         **fields: Any,
     ) -> Job:
         """A job that arrives now, with its own id."""
@@ -129,7 +131,8 @@ class Scene:
             model="echo",
             alone=bool(lone),
         )
-        return Job(call(data, **fields), ECHO, asked, lone=lone, clipped=clipped)
+        made_call = call(data, **fields)
+        return Job(made_call, ECHO, asked, lone=lone, clipped=clipped, in_sequence=in_sequence)
 
     def send(self, made: Tensor | None = None, **fields: Any) -> asyncio.Task[Answer]:
         return asyncio.ensure_future(self.driver.infer(self.job(made, **fields)))

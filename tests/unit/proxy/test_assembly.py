@@ -12,7 +12,7 @@ from tritonsched.core.batch import Batch
 from tritonsched.core.request import Request
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.assembly import join, row_bytes, split
-from tritonsched.proxy.driver import Job
+from tritonsched.proxy.job import Job
 from tritonsched.tensors import BatchReply, InferCall, Tensor
 
 

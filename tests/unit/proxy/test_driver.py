@@ -1,14 +1,17 @@
 """The live driver, one batch at a time: each member is answered exactly once, whatever comes."""
 
+import asyncio
+
 import pytest
 
 from tests.helpers import MS
 from tests.unit.proxy.calls import tensor
-from tests.unit.proxy.scene import EXEC_NS, Scene, data, ends, filled, virtual
+from tests.unit.proxy.scene import DEVICE, EXEC_NS, Scene, data, ends, filled, virtual
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched import errors
-from tritonsched.backend.scripted import Step, fail, lose, malformed, ok
-from tritonsched.tensors import BatchCall, GrpcReply, HttpReply, Tensor, Wire
+from tritonsched.backend.scripted import Step, fail, hang, lose, malformed, ok
+from tritonsched.proxy.streaming import HOLD_FACTOR
+from tritonsched.tensors import Answer, BatchCall, GrpcReply, HttpReply, Tensor, Wire
 
 # -- one batch --------------------------------------------------------------------------------
 
@@ -36,6 +39,41 @@ async def test_what_was_asked_to_go_alone_goes_as_it_came(loop: VirtualLoop) -> 
     assert await ends(first, second) == [GrpcReply("OK", "", b"")] * 2
     assert [made.raw for made in scene.backend.lone] == [b"original"] * 2
     assert scene.backend.batches == []
+
+
+def in_sequence(scene: Scene, **parameters: int | bool) -> "asyncio.Task[Answer]":
+    return scene.send(lone="sequence", in_sequence=True, parameters=parameters)
+
+
+@virtual
+async def test_sequences_that_wait_in_triton_let_another_go_on(loop: VirtualLoop) -> None:
+    """Triton has no slots for them before the other has ended. They teach nothing of the device."""
+    scene = Scene(loop, hang(), hang())  # one running, and one sent ahead when that should end
+    waiting = [in_sequence(scene, sequence_id=n) for n in (1, 2)]
+    await scene.settle()
+    other = in_sequence(scene, sequence_id=3)
+    await loop.until(HOLD_FACTOR * EXEC_NS - 1)
+    assert len(scene.backend.lone) == 2
+    await other
+    assert loop.now_ns() == (HOLD_FACTOR + 2) * EXEC_NS  # the second's hold, and its own time
+    scene.backend.resume()
+    await ends(*waiting)
+    assert scene.outcomes() == {"served": 3}
+    assert scene.scheduler._profiles["echo", DEVICE].exec_ns(1) == EXEC_NS
+
+
+@virtual
+async def test_a_start_behind_a_start_that_waits_holds_nobody_up(loop: VirtualLoop) -> None:
+    """However many of them there are; they come in their order."""
+    scene = Scene(loop, *[hang() for _ in range(50)])
+    starts = [in_sequence(scene, sequence_id=n, sequence_start=True) for n in range(50)]
+    await loop.until(HOLD_FACTOR * EXEC_NS + MS)
+    await in_sequence(scene, sequence_id=99)
+    assert [made.parameters["sequence_id"] for made in scene.backend.lone] == [*range(50), 99]
+    assert loop.now_ns() <= (HOLD_FACTOR + 2) * EXEC_NS  # the second start's hold, and its own time
+    scene.backend.resume()
+    await ends(*starts)
+    assert scene.outcomes() == {"served": 51}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.state import AWAY_RETRY_NS
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
-from tritonsched.proxy.driver import Driver, Job
+from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.job import Job
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.tensors import BatchCall, GrpcReply, Tensor
