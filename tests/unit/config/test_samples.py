@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tritonsched.checking import schema_text
 from tritonsched.config.load import load_policy
@@ -20,15 +19,6 @@ def test_there_are_samples() -> None:
 def test_a_sample_loads_and_its_models_name_known_classes(path: Path) -> None:
     policy = load_policy(path)
     assert set(map(policy.class_of_model, ("mlp", "echo"))) <= set(policy.slo_classes())
-
-
-def test_the_compose_file_mounts_a_policy_that_exists_and_shares_tritons_memory() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    sidecar = compose["services"]["tritonsched"]
-    (volume,) = sidecar["volumes"]
-    assert (ROOT / volume.split(":")[0]).is_file()
-    assert sidecar["ipc"] == "service:triton"
-    assert compose["services"]["triton"]["ipc"] == "shareable"
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
