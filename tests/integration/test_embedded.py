@@ -350,6 +350,25 @@ async def test_a_port_lost_to_another_process_is_replaced(
         assert not triton.metrics_address.endswith(f":{lost}")
 
 
+async def test_one_that_crashes_at_its_start_is_started_again(
+    triton_factory: TritonFactory, small_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And told, with what its log said."""
+    come_up, tries = EmbeddedTriton._come_up, list[int]()
+
+    async def crash_first(triton: EmbeddedTriton, model: str) -> str:
+        tries.append(triton.pid)
+        if len(tries) == 1:
+            os.kill(triton.pid, signal.SIGABRT)
+        return await come_up(triton, model)
+
+    monkeypatch.setattr(EmbeddedTriton, "_come_up", crash_first)
+    triton = await triton_factory(small_repository)
+    assert triton.is_running
+    assert [pid == triton.pid for pid in tries] == [False, True]
+    assert [note for note in triton.notes if "ended with code -6" in note]
+
+
 async def test_the_log_of_the_run_before_is_kept(
     triton_factory: TritonFactory, small_repository: Path
 ) -> None:
