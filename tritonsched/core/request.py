@@ -62,6 +62,7 @@ class Request:
     alone: it must be a batch of its own (not mergeable, or the second try of a failed merge).
     retry: it is that second try: counted as submitted and accepted already.
     reservation: the stream it says it is a frame of; 0 for none.
+    version: of the model, as the client named it; empty for the newest. Only observers read it.
     """
 
     id: int
@@ -75,6 +76,7 @@ class Request:
     alone: bool = False
     retry: bool = False
     reservation: int = 0
+    version: str = ""
 
     def __post_init__(self) -> None:
         if self.rows < 1:

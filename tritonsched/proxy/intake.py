@@ -85,6 +85,7 @@ class Intake:
             deadline_ns=deadline_ns,
             weight=slo.weight,
             alone=alone,
+            version=call.version,
         )
         return request, clipped
 
