@@ -54,9 +54,8 @@ class Tab:
 
     async def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page, awaited. Raises AssertionError with its error."""
-        reply = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        how = {"awaitPromise": True, "returnByValue": True, "allowUnsafeEvalBlockedByCSP": False}
+        reply = await self.call("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 

@@ -21,7 +21,8 @@ const charts = {
     x: (v) => `${v} ms`, y: (v) => `${v} ms`, xRange: fromZero(1), yRange: fromZero(1),
   }),
 };
-let last = null;
+let last = null; // the last frame
+let again = () => {}; // ends the pause before the next try
 
 // -- what is drawn ------------------------------------------------------------------------------
 
@@ -229,12 +230,17 @@ async function listenForEver() {
   const why = await listen().catch((error) => `no connection (${error.message}); trying again`);
   show(why, "bad");
   at("main").classList.add("stale");
-  setTimeout(listenForEver, AGAIN_MS);
+  await new Promise((resolve) => {
+    again = resolve;
+    setTimeout(resolve, AGAIN_MS);
+  });
+  listenForEver();
 }
 
 at("access").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("token", at("token").value);
+  again();
 });
 document.addEventListener("visibilitychange", paint);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(paint));
