@@ -92,6 +92,7 @@ max_batch_size: %d
 {TENSORS}
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 """
+SLOTS = 8  # rows of `summed` that one execution has, each for one sequence
 SEQUENCE = """
 sequence_batching {
   max_sequence_idle_microseconds: 60000000
@@ -166,7 +167,7 @@ def write_repository(directory: Path) -> Gate:
     write_model(directory, "plain", PYTHON % 8, PLAIN)
     write_model(directory, "gated", PYTHON % 8 + parameter, GATED)
     write_model(directory, "double", ENSEMBLE)
-    write_model(directory, "summed", PYTHON % 8 + SEQUENCE, SUMMED)
+    write_model(directory, "summed", PYTHON % SLOTS + SEQUENCE, SUMMED)
     decoupled = "model_transaction_policy { decoupled: true }\n"
     write_model(directory, "repeat", PYTHON % 0 + decoupled, REPEAT)
     return gate

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.sidecars import grpc_url, http_url, metric, running_sidecar
 from tests.integration.stage import PATIENCE_S, Stage, awaited, staged, stub_of, until
-from tests.integration.stream_models import ask, in_sequence
+from tests.integration.stream_models import SLOTS, ask, in_sequence
 from tests.unit.frontend.http_client import Reply, connected
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
@@ -176,6 +176,26 @@ async def test_a_sequence_of_unary_calls_sent_at_once_keeps_its_order(stage: Sta
         replies = await asyncio.gather(*calls)
         sums = [np.frombuffer(reply.raw_output_contents[0], np.float32)[0] for reply in replies]
         assert sums == [who * (step + 1) for step in range(20) for who in (101, 102, 103)]
+
+
+async def test_more_sequences_than_triton_has_slots_do_not_starve_each_other(
+    stage: Stage,
+) -> None:
+    """Those that wait in Triton for a slot do not keep the others from ending."""
+    steps = range(4)
+
+    async def sequence(stub: Any, who: int) -> list[float]:
+        sums = []
+        for step in steps:
+            asked = in_sequence(ask("summed", who), who, step, len(steps))
+            raw = (await stub.ModelInfer(asked)).raw_output_contents[0]
+            sums.append(float(np.frombuffer(raw, np.float32)[0]))
+        return sums
+
+    async with stub_of(grpc_url(stage.sidecar)) as stub, asyncio.timeout(PATIENCE_S):
+        crowd = range(201, 201 + SLOTS + 6)
+        sums = await asyncio.gather(*[sequence(stub, who) for who in crowd])
+        assert sums == [[who * (step + 1.0) for step in steps] for who in crowd]
 
 
 # -- generate ---------------------------------------------------------------------------------
