@@ -93,8 +93,9 @@ class LatencyProfile:
         expected = self.exec_ns(rows)
         doubt_ns = self._speed.doubt * expected
         if self._margin_ns < 0:
-            return int(MARGIN_START * expected + doubt_ns)
-        return int(min(self._margin_ns + doubt_ns, MARGIN_MAX * expected))
+            return int(MARGIN_START * self._speed.safety * expected + doubt_ns)
+        margin_ns = self._margin_ns * self._speed.safety
+        return int(min(margin_ns + doubt_ns, MARGIN_MAX * expected))
 
     @property
     def rows_known(self) -> int:
@@ -124,6 +125,10 @@ class LatencyProfile:
         if known is None:
             known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
         return known
+
+    def knows(self, rows: int) -> bool:
+        """That size was measured often enough to be left alone when learning is off."""
+        return self.is_proven and self._counts.get(cell_of(rows), 0) >= WARM_SAMPLES
 
     def observe(self, *, rows: int, exec_ns: int, now: int) -> None:
         """Learn that a batch of `rows` took `exec_ns`."""

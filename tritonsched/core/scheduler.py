@@ -130,7 +130,7 @@ class Scheduler(State):
         measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns) if has_device else 0
         if completion.ok and has_device:
             profile = self._profiles.get((batch.model, batch.device))
-            if profile is not None:
+            if profile is not None and (self.tuning.learning or not profile.knows(batch.rows)):
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
                 self._desk.learnt(batch.model, batch.device, profile)
             for observer in self._observers:
@@ -197,6 +197,8 @@ class Scheduler(State):
         self._advance(now)
         self._moved = True
         self.tuning = tuning
+        for device in self._devices.values():
+            device.speed.set_safety(tuning.safety)
 
     def set_policy(self, policy: Policy, now: int) -> None:
         """Another rule from the next decision on; what waits and what runs stays as it is."""

@@ -63,13 +63,16 @@ class DeviceSpeed:
     """The common factor on the tables of one device's models.
 
     version: moves with every sample; who remembers times checks it. changes: how often a change was
-    seen.
+    seen. safety: times that a margin counts in a promise (Tuning).
     """
 
-    __slots__ = ("_doubt", "_log", "_run", "_sums", "changes", "factor", "spread", "version")
+    __slots__ = (
+        "_doubt", "_log", "_run", "_sums", "changes", "factor", "safety", "spread", "version",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.factor = 1.0
+        self.safety = 1.0
         self.spread = SPREAD_START
         self.version = 0
         self.changes = 0
@@ -82,6 +85,12 @@ class DeviceSpeed:
     def doubt(self) -> float:
         """What promises add to the expected time just after a change, as a share of it."""
         return DOUBT_SHARE * self._doubt / DOUBT_BATCHES
+
+    def set_safety(self, safety: float) -> None:
+        """From the tuning."""
+        if safety != self.safety:
+            self.safety = safety
+            self.version += 1
 
     def residual(self, ratio: float) -> float:
         """Log of measured over expected. ratio: log of measured over the table."""

@@ -49,6 +49,10 @@ class State:
             cap = min(cap, self.tuning.rows_cap)
         return min(cap, max(1, 2 * self._profiles[model, device].rows_known))
 
+    def variant(self, model: str) -> Variant | None:
+        """How Triton serves the model; None if it does not."""
+        return self._variants.get(model)
+
     def queued(self) -> dict[str, int]:
         """Requests waiting now, by model that Triton serves."""
         return {model: self._queues.requests_of(model) for model in self._variants}
@@ -62,6 +66,7 @@ class State:
         pairs = [(self._devices[d], self._profiles[variant.model, d]) for d in variant.devices]
         for device, profile in pairs:
             profile.join(device.speed)
+            device.speed.set_safety(self.tuning.safety)
         self._serving.put(variant.model, tuple(pairs))
 
     def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:

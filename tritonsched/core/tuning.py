@@ -18,6 +18,8 @@ class Tuning:
     window_ns: how long `fcfs` and `edf` hold an unfilled batch; 0 sends at once.
     rows_cap: upper bound of rows a batch beside the model's own; 0 means none.
     queue_requests_max: requests waiting for one model; more are refused.
+    safety: times that the tracked margin of an execution time counts in a promise.
+    learning: execution times follow what is measured; else they stay as they were when proven.
     """
 
     rtt_ns: int = RTT_NS
@@ -26,9 +28,11 @@ class Tuning:
     window_ns: int = 0
     rows_cap: int = 0
     queue_requests_max: int = 4096
+    safety: float = 1.0
+    learning: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("rtt_ns", "guard_ns", "reply_ns", "window_ns", "rows_cap"):
+        for name in ("rtt_ns", "guard_ns", "reply_ns", "window_ns", "rows_cap", "safety"):
             if getattr(self, name) < 0:
                 raise ValueError(f"tuning: {name} must be >= 0")
         if self.queue_requests_max < 1:

@@ -28,6 +28,7 @@ from tritonsched.core.batch import (
     Summary,
     summary,
 )
+from tritonsched.core.feedback import Feedback
 from tritonsched.core.proposal import Proposal
 from tritonsched.core.request import Request
 from tritonsched.core.reservation import Reservation
@@ -54,16 +55,25 @@ class Kind(IntEnum):
 class Simulation:
     """One scheduler and one world. Memory: what is queued and running, and the log if kept.
 
-    keep_log: remember each decision (to compare runs), at some 100 bytes each.
+    keep_log: remember each decision (to compare runs), at some 100 bytes each. feedback: retunes,
+    if it is also an observer of the scheduler.
     """
 
-    def __init__(self, scheduler: Scheduler, world: World, *, keep_log: bool = True) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        world: World,
+        *,
+        keep_log: bool = True,
+        feedback: Feedback | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.world = world
         self.log: list[Line] = []
         self.answers: list[Grant | Refuse] = []  # to reservations, in order
         self.now = 0
         self._keep_log = keep_log
+        self._feedback = feedback
         self._heap: list[tuple[int, Kind, int, Callable[[], None]]] = []
         self._counter = count()
         self._pump_due = False
@@ -185,7 +195,15 @@ class Simulation:
                 self._waiting.discard(request.id)
             elif request.id in self._waiting:
                 self.scheduler.submit(replace(request, alone=True, retry=True), self.now)
+        self._learn()
         self._pump_due = True
+
+    def _learn(self) -> None:
+        if self._feedback is not None:
+            queued = max(self.scheduler.queued().values(), default=0)
+            tuning = self._feedback.step(self.scheduler.tuning, self.now, queued=queued)
+            if tuning is not None:
+                self.scheduler.retune(tuning, self.now)
 
     def _cancel(self, request_id: int) -> None:
         if request_id in self._waiting:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice, product
 
+from tritonsched.core.feedback import Feedback, Settings
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Request
@@ -145,11 +146,12 @@ def run(
     faults: Faults = NOISE,
     window_ns: tuple[int, int] = (0, 0),
     make: Callable[..., Scheduler] = Scheduler,
+    feedback: Settings | None = None,
 ) -> Run:
     """Serve the trace.
 
     window_ns: (from, until), batches of which are kept for a chart. make: builds the
-    scheduler, another one to time it for example.
+    scheduler, another one to time it for example. feedback: the default if None.
     """
     workload = trace.workload
     tuning = tuning or Serial()
@@ -161,9 +163,10 @@ def run(
         server.run(trace.requests())
         end_ns = server.now
     else:
-        scheduler = make(POLICIES[contender](), tuning=tuning, observers=(record,))
+        tuner = Feedback(feedback)
+        scheduler = make(POLICIES[contender](), tuning=tuning, observers=(record, tuner))
         inform(scheduler, workload.models)
-        simulation = Simulation(scheduler, world, keep_log=False)
+        simulation = Simulation(scheduler, world, keep_log=False, feedback=tuner)
         simulation.run(trace.requests())
         end_ns = simulation.now
     busy = sum(world.busy_ns.values()) / len(world.busy_ns) / max(1, end_ns)

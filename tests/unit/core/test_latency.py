@@ -1,5 +1,6 @@
 """The latency profile: reading a table, learning one, drift, outliers, cold starts."""
 
+import math
 import random
 
 from tritonsched.core.latency import (
@@ -10,6 +11,7 @@ from tritonsched.core.latency import (
     LatencyProfile,
     cell_of,
 )
+from tritonsched.core.speed import DeviceSpeed
 
 MS = 1_000_000
 
@@ -187,3 +189,19 @@ def test_a_profile_is_stale_a_second_after_its_last_measurement() -> None:
 def test_a_time_of_nothing_counts_as_a_microsecond() -> None:
     profile = taught({1: 0}, each=20)
     assert profile.exec_ns(1) == 1_000
+
+
+def test_the_devices_new_speed_is_read_without_an_observation_of_ones_own() -> None:
+    speed = DeviceSpeed()
+    profile = LatencyProfile({1: 6 * MS})
+    profile.join(speed)
+    assert profile.exec_ns(1) == 6 * MS
+    for _ in range(3):
+        speed.observe(math.log(2), "another")
+    assert profile.exec_ns(1) == 12 * MS
+
+
+def test_a_size_is_known_when_it_was_measured_three_times() -> None:
+    profile = taught({1: 6 * MS})
+    profile.observe(rows=2, exec_ns=7 * MS, now=0)
+    assert (profile.knows(1), profile.knows(2), profile.knows(3)) == (True, False, False)

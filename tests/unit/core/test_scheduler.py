@@ -1,8 +1,11 @@
 """The façade, as tables of times: what is decided when, and what a driver may rely on."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.helpers import (
+    EXACT,
     MS,
     S,
     Step,
@@ -411,3 +414,14 @@ class _Idle:
 
     def choose(self, *_: object, **__: object) -> None:
         return None
+
+
+def test_with_learning_off_times_stay_as_they_were_proven() -> None:
+    for learning, expected_ns in ((False, 6 * MS), (True, 12 * MS)):
+        table = Table(tuning=replace(EXACT, learning=learning))
+        for number in range(1, 6):
+            start = table.now
+            table.at(start, submit(request(number)))
+            table.at(start + 12 * MS, done(number))
+        profile = table.scheduler._profiles["m", "gpu"]
+        assert abs(profile.exec_ns(1) - expected_ns) <= 0.03 * expected_ns
