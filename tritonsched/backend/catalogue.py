@@ -18,8 +18,9 @@ Why a model's calls can never share a batch (`ModelInfo.lone_reason`; the first 
 Source: ModelConfig of the KServe v2 gRPC API with Triton's extensions (model_config.proto).
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -48,6 +49,7 @@ class ModelInfo:
     steps: an ensemble's models; its devices are theirs (`TritonBackend.model_info`).
     is_decoupled: it answers any number of times.
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
+    config_sha256: of the whole configuration, to tell whether a profile is of this model.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelInfo:
     accuracy: float = 1.0
     steps: tuple[str, ...] = ()
     is_decoupled: bool = False
+    config_sha256: str = field(default="", compare=False)
 
 
 def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs
@@ -77,6 +80,7 @@ def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no
         accuracy=_accuracy(config),
         steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
         is_decoupled=config.model_transaction_policy.decoupled,
+        config_sha256=hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest(),
     )
 
 

@@ -39,6 +39,11 @@ class Control:
         request = pb.ServerLiveRequest()
         return bool((await self._ask("ServerLive", request, pb.ServerLiveResponse)).live)
 
+    async def server_version(self) -> str:
+        """Triton's own version, as `2.51.0`."""
+        request = pb.ServerMetadataRequest()
+        return str((await self._ask("ServerMetadata", request, pb.ServerMetadataResponse)).version)
+
     async def repository_index(self) -> Index:
         """Every model and version of the repository, and its state."""
         request = pb.RepositoryIndexRequest()
@@ -76,6 +81,20 @@ class Control:
                     mean_ns = batch.compute_infer.ns // batch.compute_infer.count
                     times.setdefault(model.name, {})[int(batch.batch_size)] = mean_ns
         return times
+
+    async def request_counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Requests (succeeded, failed) by model and version, as Triton counts them; those of all
+        that it serves.
+        """
+        request = pb.ModelStatisticsRequest()
+        stats = await self._ask("ModelStatistics", request, pb.ModelStatisticsResponse)
+        return {
+            (model.name, model.version): (
+                int(model.inference_stats.success.count),
+                int(model.inference_stats.fail.count),
+            )
+            for model in stats.model_stats
+        }
 
     async def region_status(self) -> dict[str, int]:
         """The system shared-memory regions that Triton knows: bytes by name."""

@@ -60,9 +60,15 @@ class Wording:
 
 
 def inputs(
-    info: ModelInfo, *, rows: int, shapes: Mapping[str, tuple[int, ...]], pictures: bool, seed: int
+    info: ModelInfo,
+    *,
+    rows: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    pictures: bool,
+    seed: int,
+    sets: int = PAYLOADS,
 ) -> list[Inputs]:
-    """PAYLOADS sets of inputs. shapes: for inputs with variable dimensions, without the rows.
+    """So many sets of inputs. shapes: for inputs with variable dimensions, without the rows.
 
     Raises ValueError if the model's inputs cannot be made up.
     """
@@ -73,7 +79,7 @@ def inputs(
             tensor.name: _input(tensor, _shape(info, tensor, rows, shapes), rng, images)
             for tensor in info.inputs.values()
         }
-        for _ in range(PAYLOADS)
+        for _ in range(sets)
     ]
 
 
@@ -102,7 +108,7 @@ def _input(
     rng: np.random.Generator,
     images: Iterator[NDArray[np.uint8]],
 ) -> tuple[str, tuple[int, ...], bytes]:
-    if tensor.datatype not in ITEM_BYTES:
+    if tensor.datatype not in (*ITEM_BYTES, "BYTES"):
         raise ValueError(f"input {tensor.name!r}: cannot make up {tensor.datatype} tensors")
     taken = [image for _, image in zip(range(shape[0]), images, strict=False)]
     if not taken:
@@ -118,8 +124,15 @@ def _input(
 def _random(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> bytes:
     if datatype in _FLOATS:
         return rng.standard_normal(shape).astype(_FLOATS[datatype]).tobytes()
+    if datatype == "BYTES":
+        return b"".join(map(_string, rng.integers(10**7, 10**8, int(np.prod(shape)))))
     count = int(np.prod(shape)) * ITEM_BYTES[datatype]
     return b"\0" * count if datatype in ("BOOL", "BF16") else rng.bytes(count)
+
+
+def _string(number: int) -> bytes:
+    """An element of a BYTES tensor: eight digits, which models take for text and for a number."""
+    return b"\x08\0\0\0%d" % number
 
 
 def grpc_message(model: str, made: Inputs, parameters: Mapping[str, int]) -> bytes:

@@ -48,7 +48,7 @@ def parse_with_places(text: str, name: str) -> tuple[PolicyFile, Places]:
     try:
         policy = PolicyFile.model_validate(data)
     except ValidationError as error:
-        of_schema = _faults(error, places)
+        of_schema = schema_faults(error, places)
         if named:  # the schema's own word on the same names has no place
             of_schema = [fault for fault in of_schema if fault.path]
         faults += [fault for fault in of_schema if (fault.line, fault.column) not in seen]
@@ -57,14 +57,17 @@ def parse_with_places(text: str, name: str) -> tuple[PolicyFile, Places]:
     return policy, places
 
 
-def _faults(error: ValidationError, places: Places) -> list[Fault]:
+def schema_faults(
+    error: ValidationError, places: Places, root: type[BaseModel] = PolicyFile
+) -> list[Fault]:
+    """What pydantic says of a file of the schema `root`, each with its place."""
     faults = []
     for fault in error.errors(include_url=False):
         is_key = "[key]" in fault["loc"] or fault["type"] == "extra_forbidden"
         path = tuple(part for part in fault["loc"] if part != "[key]")
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key" + did_you_mean(str(path[-1]), _known_keys(path[:-1]))
+            message = "unknown key" + did_you_mean(str(path[-1]), _known_keys(path[:-1], root))
         elif fault["type"] == "literal_error":
             given = str(fault["input"])
             message += did_you_mean(given, _literals(fault["ctx"]["expected"]))
@@ -76,9 +79,8 @@ def _literals(expected: str) -> list[str]:
     return [part.strip("' ") for part in expected.replace(" or ", ",").split(",")]
 
 
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+def _known_keys(path: tuple[str | int, ...], section: type[BaseModel]) -> list[str]:
     """The keys that the schema allows at a path."""
-    section: type[BaseModel] = PolicyFile
     parts = list(path)
     while parts:
         field = section.model_fields.get(str(parts.pop(0)))
@@ -86,13 +88,13 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
         if inner is None:
             return []
         section = inner
-        if field is not None and _is_mapping(field.annotation) and parts:
-            parts.pop(0)  # the name of a class or model
+        if field is not None and _has_many(field.annotation) and parts:
+            parts.pop(0)  # the name of a class or model, the number of a point
     return list(section.model_fields)
 
 
-def _is_mapping(annotation: Any) -> bool:  # typing objects have no common type
-    return getattr(annotation, "__origin__", None) in (dict, Mapping)
+def _has_many(annotation: Any) -> bool:  # typing objects have no common type
+    return getattr(annotation, "__origin__", None) in (dict, list, Mapping)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:  # as above

@@ -61,7 +61,9 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes; a policy file is not")
+        raise ConfigError(
+            f"{path}: larger than {FILE_BYTES_MAX} bytes; no policy file or profile is"
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -123,7 +125,7 @@ def unsafe(tokens: Iterator[yaml.Token]) -> Fault | None:
         else:
             depth -= isinstance(token, _CLOSING)
         if count >= TOKENS_MAX:
-            message = f"more than {TOKENS_MAX} YAML tokens; a policy file has fewer"
+            message = f"more than {TOKENS_MAX} YAML tokens; a policy file or profile has fewer"
         if message:
             return Fault(token.start_mark.line + 1, token.start_mark.column + 1, "", message)
     return None

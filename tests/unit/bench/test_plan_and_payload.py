@@ -122,11 +122,21 @@ def test_a_model_without_batching_gets_no_rows() -> None:
     assert made[0]["A"][1] == (3,)
 
 
-def test_variable_dimensions_and_texts_are_refused_in_words() -> None:
+def test_variable_dimensions_and_unknown_types_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="name them with --shape"):
         inputs(info(TensorInfo("A", "FP32", (-1,))), rows=1, shapes={}, pictures=False, seed=1)
-    with pytest.raises(ValueError, match="cannot make up BYTES"):
-        inputs(info(TensorInfo("A", "BYTES", (1,))), rows=1, shapes={}, pictures=False, seed=1)
+    with pytest.raises(ValueError, match="cannot make up INT4"):
+        inputs(info(TensorInfo("A", "INT4", (1,))), rows=1, shapes={}, pictures=False, seed=1)
+
+
+def test_texts_are_numbers_with_their_lengths_before_them() -> None:
+    model = info(TensorInfo("A", "BYTES", (3,)))
+    made = inputs(model, rows=2, shapes={}, pictures=False, seed=1, sets=1)
+    ((datatype, shape, data),) = made[0].values()
+    assert (datatype, shape, len(data)) == ("BYTES", (2, 3), 6 * 12)
+    elements = [data[at : at + 12] for at in range(0, 72, 12)]
+    assert all(each[:4] == b"\x08\0\0\0" and each[4:].isdigit() for each in elements)
+    assert len(set(elements)) > 1
 
 
 def test_pictures_are_real_ones_and_only_for_models_that_take_them() -> None:

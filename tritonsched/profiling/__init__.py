@@ -1,0 +1,1 @@
+"""`tritonsched profile`: how long each model takes, measured before anybody waits for it."""
