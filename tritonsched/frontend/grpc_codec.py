@@ -4,6 +4,7 @@ raises.
 | lone reason      | what is odd                                                        |
 |------------------|--------------------------------------------------------------------|
 | `undecodable`    | the message is not a ModelInferRequest                             |
+| `tensor-count`   | over TENSORS_MAX inputs, outputs, parameters: not looked into      |
 | `unknown-member` | a field that this version of the protocol does not have            |
 | `id-form`        | an id with a NUL, where Triton cuts it                             |
 | `typed-contents` | tensors in the typed fields instead of raw_input_contents          |
@@ -33,6 +34,7 @@ from tritonsched.tensors import (
     Wire,
 )
 
+TENSORS_MAX = 1024  # a message of a MB may have a million, and to look at each takes seconds
 _KINDS = frozenset({"bool_param", "int64_param", "double_param", "string_param"})
 _STREAMS_ONLY = "triton_enable_empty_final_response"
 """Says something of streams alone; perf_analyzer sends it with every call."""
@@ -82,6 +84,8 @@ def decode(
 def _lone_reason(request: Any, metadata: Mapping[str, str]) -> str:
     if "endpoint-load-metrics-format" in metadata:
         return "load-metrics"
+    if len(request.inputs) + len(request.outputs) + len(request.parameters) > TENSORS_MAX:
+        return "tensor-count"
     if "\0" in request.id:
         return "id-form"
     if _has_unknown_fields(request):

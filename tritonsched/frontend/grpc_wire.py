@@ -155,6 +155,8 @@ def _walk(body: bytes, start: int) -> tuple[_Layout, str, list[memoryview]]:
     before: int | None = None  # parts that stand before the id
     position = start
     while position < len(body):
+        if len(parts) + len(gaps) > grpc_codec.TENSORS_MAX:
+            raise _Odd
         tag = body[position]
         length, begin = _length(body, position + 1)
         end = begin + length

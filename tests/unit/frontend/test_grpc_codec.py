@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc._utils import _get_inference_request
 
 from tritonsched.frontend import grpc_codec
-from tritonsched.frontend.grpc_codec import Metadata, decode, encode
+from tritonsched.frontend.grpc_codec import TENSORS_MAX, Metadata, decode, encode
 from tritonsched.tensors import InferCall, MergedReply, Tensor, Wire
 
 ROW = np.arange(4, dtype=np.float32)[np.newaxis]
@@ -144,6 +144,10 @@ ODD: dict[str, tuple[Change, str]] = {
     "what says something of streams, in another kind": (
         lambda r: setattr(r.parameters["triton_enable_empty_final_response"], "int64_param", 1),
         "parameter-form",
+    ),
+    "more outputs than are looked into": (
+        lambda r: [r.outputs.add(name=str(n)) for n in range(TENSORS_MAX)],
+        "tensor-count",
     ),
     "a timeout of text": (
         lambda r: setattr(r.parameters["timeout"], "string_param", "5"),

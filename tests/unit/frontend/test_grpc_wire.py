@@ -69,6 +69,23 @@ def plain(call: InferCall) -> InferCall:
     return replace(call, inputs=inputs, form=None, parameters=dict(call.parameters))
 
 
+def test_a_message_of_a_million_tensors_is_walked_no_further_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+    length = grpc_wire._length
+
+    def looked(body: bytes, position: int) -> tuple[int, int]:
+        looks.append(position)
+        return length(body, position)
+
+    monkeypatch.setattr(grpc_wire, "_length", looked)
+    message = b"\x0a\x01m" + b"\x2a\x00" * 1_000_000
+    call = grpc_wire.decode(message, (), received_ns=3, remaining_ns=None)
+    assert (call.model, call.lone_reason, len(call.raw)) == ("m", "tensor-count", len(message))
+    assert len(looks) == grpc_codec.TENSORS_MAX + 1
+
+
 @given(messages(), METADATA, st.none() | st.integers(0, 9))
 def test_a_message_is_the_same_call_either_way(
     message: bytes, metadata: Any, remaining: int | None
