@@ -32,6 +32,8 @@ SECONDS = (
 )  # fmt: skip
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256)
 RATIO = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 5.0)
+# Counted from 0 at the start: a counter that appears with its first count shows no increase.
+RELOAD_OUTCOMES = ("applied", "refused", "rolled-back")
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
@@ -85,9 +87,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._models: set[str] = set()
-        self._counts: dict[tuple[str, ...], int] = {}
+        self._counts: dict[tuple[str, ...], int] = {
+            ("policy_reloads_total", outcome): 0 for outcome in RELOAD_OUTCOMES
+        }
         self._histograms: dict[tuple[str, ...], _Histogram] = {}
-        self._gauges: dict[tuple[str, ...], float] = {}
+        self._gauges: dict[tuple[str, ...], float] = {("policy_generation",): 1}
 
     def collect(self) -> Iterator[Metric]:
         """Every family with what was counted so far; for prometheus_client."""

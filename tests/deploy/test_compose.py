@@ -22,7 +22,7 @@ SERVICES = ("triton", "tritonsched", "prometheus", "grafana")
 PROGRAMS = {
     "triton": {"curl", "tritonserver"},  # NVIDIA's image; its own health check documentation
     "tritonsched": {"python", "tritonsched"},  # deploy/Dockerfile
-    "prometheus": {"promtool", "prometheus"},  # the Prometheus authors' Dockerfile
+    "prometheus": {"wget", "prometheus"},  # busybox, by the Prometheus authors' Dockerfile
     "grafana": {"wget"},  # busybox of Alpine, Grafana's base image
 }
 _SECONDS = re.compile(r"(\d+)s")

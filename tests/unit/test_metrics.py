@@ -68,7 +68,11 @@ def test_every_metric_that_is_announced_is_fed() -> None:
 
 
 def test_nothing_is_told_before_it_happened_but_the_names() -> None:
-    assert scrape(Metrics()) == {}
+    """But the policy: the first is in use, and the first refused reload must be an increase."""
+    told = scrape(Metrics())
+    assert told.pop(("policy_generation", frozenset())) == 1
+    assert {name for name, _ in told} == {"policy_reloads_total"}
+    assert list(told.values()) == [0, 0, 0]
     assert b"# HELP tritonsched_requests_total" in Metrics().render()
 
 
