@@ -53,7 +53,8 @@ def cell_of(rows: int) -> int:
 class LatencyProfile:
     """Expected and safe execution time of one model on one device, by rows.
 
-    table: measured nanoseconds by rows to start from; empty means nothing is known.
+    table: measured nanoseconds by rows to start from; empty means nothing is known. margin_ns: what
+    a promise adds to them, if that was measured, too. Learning goes on from both.
     """
 
     __slots__ = (
@@ -61,12 +62,14 @@ class LatencyProfile:
         "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version", "samples",
     )  # fmt: skip
 
-    def __init__(self, table: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, table: dict[int, int] | None = None, *, margin_ns: int | None = None
+    ) -> None:
         self._cells = {cell_of(r): float(max(ns, EXEC_NS_MIN)) for r, ns in (table or {}).items()}
         self._counts = dict.fromkeys(self._cells, PROVEN_SAMPLES)
         self._sizes = sorted(self._cells)
         self._trusted = max(self._sizes, default=0)  # largest size with WARM_SAMPLES
-        self._margin_ns = -1.0  # not measured yet
+        self._margin_ns = -1.0 if margin_ns is None else float(margin_ns)  # -1: not measured yet
         self._memo: dict[int, int] = {}
         self._safe: dict[int, int] = {}
         self._last_ns = -STALE_NS

@@ -11,6 +11,7 @@ from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.queues import QueueSet, RequestQueue
 from tritonsched.core.request import RejectReason
 from tritonsched.core.serving import Serving
+from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
@@ -53,9 +54,18 @@ class State:
         """How Triton serves the model; None if it does not."""
         return self._variants.get(model)
 
+    def is_measured(self, model: str, device: str) -> bool:
+        """Whether anything is known of the model's times on the device."""
+        profile = self._profiles.get((model, device))
+        return profile is not None and profile.samples > 0
+
     def queued(self) -> dict[str, int]:
         """Requests waiting now, by model that Triton serves."""
         return {model: self._queues.requests_of(model) for model in self._variants}
+
+    def speeds(self) -> dict[str, DeviceSpeed]:
+        """How fast each device is just now, against its tables."""
+        return {name: device.speed for name, device in self._devices.items()}
 
     def _exec_ns(self, batch: Batch) -> int:
         profile = self._profiles.get((batch.model, batch.device))

@@ -205,3 +205,12 @@ def test_a_size_is_known_when_it_was_measured_three_times() -> None:
     profile = taught({1: 6 * MS})
     profile.observe(rows=2, exec_ns=7 * MS, now=0)
     assert (profile.knows(1), profile.knows(2), profile.knows(3)) == (True, False, False)
+
+
+def test_a_measured_margin_is_promised_from_the_first_batch_and_then_learnt_on() -> None:
+    profile = LatencyProfile({1: 6 * MS}, margin_ns=2 * MS)
+    assert profile.safe_ns(1) == 8 * MS
+    for _ in range(50):
+        profile.observe(rows=1, exec_ns=9 * MS, now=0)
+    assert is_near(profile.exec_ns(1), 9 * MS, 0.02)
+    assert profile.safe_ns(1) >= profile.exec_ns(1) + 2 * MS

@@ -49,3 +49,14 @@ def test_the_time_of_an_answer_counts_for_the_device_and_of_the_replies_for_the_
     table.scheduler.complete(Completion(1, returned_ns=7 * MS), 9 * MS)
     assert profile.exec_ns(1) == before_ns
     assert table.ledger.total(Outcome.LATE) == 1
+
+
+def test_a_models_times_are_measured_once_a_batch_or_a_profile_told_them() -> None:
+    scheduler = Scheduler(POLICIES["edf"]())
+    scheduler.set_variant(Variant("m", 8, ("gpu",)), 0)
+    assert not scheduler.is_measured("m", "gpu")
+    assert not scheduler.is_measured("n", "gpu")
+    scheduler.set_profile("m", "gpu", exact({1: 6 * MS}))
+    assert scheduler.is_measured("m", "gpu")
+    scheduler.drop_model("m", 1)
+    assert not scheduler.is_measured("m", "gpu")
