@@ -16,6 +16,7 @@ from tritonsched.backend.triton import TritonBackend
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.config.schema import PolicyFile
+from tritonsched.core.batch import Batch
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
@@ -37,8 +38,10 @@ from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.overview import Overview
+from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.service import Proxy
+from tritonsched.proxy.tallies import Tallies
 from tritonsched.proxy.timer import TimerFd
 from tritonsched.proxy.watch import FileWatch, signature
 
@@ -59,6 +62,7 @@ class Sidecar:
         self.ledger = Ledger()
         self.metrics_registry = Metrics()
         self.overview = Overview()
+        self.tallies = Tallies()
         self._say = say
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,10 +133,11 @@ class Sidecar:
         self.scheduler = Scheduler(
             POLICIES[policy.scheduler.policy](),
             tuning=policy.tuning(),
-            observers=(self.ledger, self.metrics_registry, self.overview),
+            observers=(self.ledger, self.metrics_registry, self.overview, self.tallies),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
+        self.recount = Recount(self.tallies, self.backend.request_counts)
         loop = asyncio.get_running_loop()
         held = Held()
         self.driver = Driver(
@@ -150,7 +155,7 @@ class Sidecar:
         self._stack.callback(self.driver.close)
         watch = RepositoryWatch(
             self.backend.repository_index,
-            changed=lambda: self.proxy.reconnected(),  # noqa: PLW0108  # it is made below
+            changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made below
         )
         self.health = Health(
             ready=self.backend.ready,
@@ -169,6 +174,7 @@ class Sidecar:
             lost=self.health.lost,
             on_lone=self.metrics_registry.lone,
             regions=self.regions,
+            recount=self.recount,
         )
         self._build_reloader(policy, intake)
 
@@ -225,6 +231,7 @@ class Sidecar:
         """A (new) Triton is up: shared memory, caches, round trip."""
         await self.backend.connect()
         self.proxy.reconnected()
+        await self.recount.reconnected()
         self.regions.forget()  # it may be another process
         rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
         self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
@@ -250,8 +257,10 @@ class Sidecar:
             if tuning is not None:
                 self.driver.retune(tuning)
 
-    def _taken_apart(self, model: str, error: BackendError) -> None:
+    def _taken_apart(self, batch: Batch, error: BackendError) -> None:
+        model = batch.model
         self.metrics_registry.merge_failed(model)
+        self.tallies.taken_apart(batch, error)
         if model not in self._told_apart:  # once a model: the metric has the rest
             self._told_apart.add(model)
             self._say(f"model '{model}': a merged batch failed and is sent one by one: {error}")

@@ -33,6 +33,7 @@ from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.tallies import Tallies
 from tritonsched.serve import GC_THRESHOLDS
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, MergedReply, Send, Tensor
 
@@ -57,6 +58,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.regions = ClientRegions(is_local=lambda: True)
+        self.tallies = Tallies()
 
     def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         done(self._answer(call))

@@ -18,7 +18,9 @@ from tritonsched import serve
 from tritonsched import sidecar as composition
 from tritonsched.backend.embedded import EmbeddedConfig
 from tritonsched.config.schema import PolicyFile
+from tritonsched.core.batch import Batch
 from tritonsched.core.policies import POLICIES
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.errors import BackendError, StartupError
@@ -207,7 +209,7 @@ async def test_a_merge_that_fails_is_counted_each_time_and_told_once_a_model() -
     said: list[str] = []
     sidecar = Sidecar(options(), say=said.append)
     for model in ("a", "a", "b"):
-        sidecar._taken_apart(model, BackendError("too wide"))
+        sidecar._taken_apart(batch_of(model), BackendError("too wide"))
     assert said == [
         f"model '{model}': a merged batch failed and is sent one by one: too wide"
         for model in ("a", "b")
@@ -215,6 +217,11 @@ async def test_a_merge_that_fails_is_counted_each_time_and_told_once_a_model() -
     text = sidecar.metrics_registry.render().decode()
     assert 'tritonsched_merge_failures_total{model="a"} 2.0' in text
     assert 'tritonsched_merge_failures_total{model="b"} 1.0' in text
+
+
+def batch_of(model: str) -> Batch:
+    requests = tuple(Request(number, model, "default", 0, 1, 0) for number in (1, 2))
+    return Batch(1, model, "gpu", requests, 2, 0, 0, 1)
 
 
 class Retuned:

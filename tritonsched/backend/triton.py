@@ -129,6 +129,10 @@ class TritonBackend:
         except (BackendError, TritonUnavailable):
             return None
 
+    async def request_counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """See Control. Raises TritonUnavailable or BackendError."""
+        return await self._control.request_counts()
+
     async def rtt_ns(self, clock: Callable[[], int], samples: int = RTT_SAMPLES) -> int:
         """Median round trip of an empty call, in ns. clock: monotonic nanoseconds.
 

@@ -6,9 +6,11 @@ our own.
 """
 
 import re
+from functools import partial
 
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.frontend.http_regions import region_call
+from tritonsched.frontend.model_statistics import http_statistics
 from tritonsched.frontend.service import InferService
 from tritonsched.tensors import Buffer, HttpReply
 
@@ -40,6 +42,9 @@ async def forward_http(
         return await upstream.request(method, raw_path, headers, body)
 
     answer = await region_call(service, ask, method, raw_path, body)
+    if answer is None:
+        get = partial(ask, "GET", body=body)
+        answer = await http_statistics(service.tallies, get, method, raw_path)
     if answer is not None:
         return answer
     repository = _REPOSITORY.match(raw_path)

@@ -16,6 +16,7 @@ from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend import grpc_regions
 from tritonsched.frontend.grpc_codec import decode, encode
+from tritonsched.frontend.model_statistics import GRPC_STATISTICS, grpc_statistics
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
@@ -65,6 +66,8 @@ class GrpcMethods:
                 return await self._reload(method, message, kept)
             if method in grpc_regions.CALLS:
                 return await self._regions(method, message, kept)
+            if method == GRPC_STATISTICS:
+                return await self._statistics(message, kept)
             reply = await self._upstream.unary(method, message, kept)
         except Exception as error:  # the boundary: whatever it is becomes a status
             return error_reply(error)
@@ -81,6 +84,12 @@ class GrpcMethods:
             return await self._upstream.unary(method, message, metadata)
 
         return await grpc_regions.region_call(self._service, ask, method, message)
+
+    async def _statistics(self, message: bytes, metadata: Metadata) -> GrpcReply:
+        async def ask(message: bytes) -> GrpcReply:
+            return await self._upstream.unary(GRPC_STATISTICS, message, metadata)
+
+        return await grpc_statistics(self._service.tallies, ask, message)
 
     async def _reload(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
         with contextlib.suppress(Exception):  # an undecodable one is Triton's to refuse

@@ -77,7 +77,7 @@ class Driver:
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
     batch's message was written, in ns. on_lost: Triton did not answer a batch.
-    on_taken_apart: a merged batch of this model failed and is sent one by one; with resend_failed
+    on_taken_apart: this merged batch failed and is sent one by one; with resend_failed
     False its members hear its error. is_current: Triton still serves the model so; otherwise its
     queued calls are not merged.
     """
@@ -94,7 +94,7 @@ class Driver:
         on_reply: Callable[[int], None] | None = None,
         on_send: Callable[[int], None] | None = None,
         on_lost: Callable[[], None] | None = None,
-        on_taken_apart: Callable[[str, errors.BackendError], None] | None = None,
+        on_taken_apart: Callable[[Batch, errors.BackendError], None] | None = None,
         is_current: Callable[[ModelInfo], bool] = lambda _: True,
         resend_failed: bool = True,
     ) -> None:
@@ -328,7 +328,7 @@ class Driver:
         batch = flight.batch
         if isinstance(error, errors.BackendError) and self._resend_failed:
             if self._on_taken_apart is not None:
-                self._on_taken_apart(batch.model, error)
+                self._on_taken_apart(batch, error)
             self._finish(Completion(batch.id, ok=False, retried=True))
             self._take_apart(batch)
             return

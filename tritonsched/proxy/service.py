@@ -22,6 +22,7 @@ from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
+from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.streaming import Sequences, sequence_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
@@ -83,7 +84,8 @@ class Proxy:
 
     held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
     held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
-    alone. regions: shared memory that clients have registered.
+    alone. regions: shared memory that clients have registered. recount: what Triton counts
+    otherwise than clients do, in step with its counters.
     """
 
     def __init__(
@@ -98,8 +100,11 @@ class Proxy:
         lost: Callable[[], None],
         on_lone: Callable[[str, str], None],
         regions: ClientRegions,
+        recount: Recount,
     ) -> None:
         self._driver = driver
+        self.tallies = recount.tallies
+        self._recount = recount
         self.regions = regions
         self._backend = backend
         self._intake = intake
@@ -209,6 +214,7 @@ class Proxy:
     async def invalidate(self, model: str) -> None:
         """Triton loads or unloads the model, or another that an ensemble is made of."""
         self._models.forget()
+        await self._recount.look()
 
     def reconnected(self) -> None:
         """Triton is another process now: what it said before is void."""

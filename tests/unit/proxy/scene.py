@@ -93,7 +93,7 @@ class Scene:
             on_reply=self.replies.append,
             on_send=self.sends.append,
             on_lost=self._lost,
-            on_taken_apart=lambda model, error: self.taken_apart.append((model, str(error))),
+            on_taken_apart=lambda batch, e: self.taken_apart.append((batch.model, str(e))),
             resend_failed=resend_failed,
         )
         self.driver.set_variant(Variant("echo", 8, ECHO.devices))

@@ -4,6 +4,7 @@ On virtual time, with a scripted Triton whose answers about models can be held b
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,9 @@ from tritonsched.core.request import SloClass
 from tritonsched.proxy import service
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.service import MEMORY_RETRY_NS, Proxy
+from tritonsched.proxy.tallies import Count, Key, Tallies
 from tritonsched.tensors import Answer, GrpcReply, InferCall, MergedReply, Tensor
 
 BYTES_MAX = 100
@@ -54,6 +57,7 @@ class Door(Scene):
         self.backend.answers = {"echo": ECHO}
         self.lone: list[tuple[str, str]] = []
         self.losses = 0
+        self.tallies = Tallies()
         self.is_up = True
         classes = {"default": SloClass("default"), "tight": SloClass("tight", 20 * MS)}
         self.proxy = Proxy(
@@ -62,11 +66,15 @@ class Door(Scene):
             Intake(classes, lambda _: "default"),
             held=self.held,
             regions=ClientRegions(is_local=lambda: True),
+            recount=Recount(self.tallies, self._counts),
             tensor_bytes_max=BYTES_MAX,
             triton_is_up=lambda: self.is_up,
             lost=self._note_loss,
             on_lone=lambda model, reason: self.lone.append((model, reason)),
         )
+
+    async def _counts(self) -> Mapping[Key, Count]:
+        return {}
 
     def _note_loss(self) -> None:
         self.losses += 1
