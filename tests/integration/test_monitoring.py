@@ -69,7 +69,8 @@ async def prometheus(directory: Path, target: str) -> AsyncIterator[str]:
 
 async def _address(log: asyncio.StreamReader) -> str:
     """Where it listens; read until it says that it is ready."""
-    address, lines = "", []
+    address = ""
+    lines: list[str] = []
     for _ in range(LOG_LINES_MAX):
         line = (await log.readline()).decode()
         assert line, "it ended: " + "".join(lines)
