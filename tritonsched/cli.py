@@ -15,6 +15,7 @@ from rich.console import Console
 from tritonsched.bench.command import bench
 from tritonsched.checking import check, schema
 from tritonsched.config.load import load_policy
+from tritonsched.config.profile_file import load_profile
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.doctor import doctor, status
@@ -71,6 +72,10 @@ AdminTokenOption = Annotated[
         help="Lets others than loopback call /admin: Authorization: Bearer TOKEN.",
     ),
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(envvar=_env("PROFILE"), help="Times to start from; over the policy file's."),
+]
 RuleOption = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +120,7 @@ def serve(
     triton_grpc: TritonGrpcOption = None,
     triton_metrics: TritonMetricsOption = None,
     policy: PolicyOption = None,
+    profile: ProfileOption = None,
     rule: RuleOption = None,
     transport: TransportOption = None,
     grpc_frontend: GrpcFrontendOption = GrpcFrontend.NGH2,
@@ -126,6 +132,7 @@ def serve(
 ) -> None:
     """Serve in front of the Triton of --triton-http and --triton-grpc, or of an embedded one."""
     _check_addresses(triton_http, triton_grpc, triton_metrics)
+    reread = partial(_policy, policy, rule, transport, profile)
     try:
         run_serve(
             ServeOptions(
@@ -136,14 +143,14 @@ def serve(
                 triton_http=triton_http,
                 triton_grpc=triton_grpc,
                 triton_metrics=triton_metrics,
-                policy=_policy(policy, rule, transport),
+                policy=reread(),
                 repository=repository,
                 triton_env=triton_env,
                 run_dir=run_dir,
                 drain_s=drain_s,
                 grpc_frontend=grpc_frontend,
                 policy_path=policy,
-                read_policy=partial(_policy, policy, rule, transport) if policy else no_policy_file,
+                read_policy=reread if policy else no_policy_file,
                 admin_token=admin_token,
             )
         )
@@ -163,7 +170,9 @@ def _check_addresses(http: str | None, grpc: str | None, metrics: str | None) ->
             _refuse(f"{option}: {address!r} is not HOST:PORT")
 
 
-def _policy(path: Path | None, rule: str | None, transport: str | None) -> PolicyFile:
+def _policy(
+    path: Path | None, rule: str | None, transport: str | None, profile: Path | None
+) -> PolicyFile:
     """The policy file with the command line's words over it. Raises ConfigError."""
     loaded = PolicyFile() if path is None else load_policy(path)
     data = loaded.model_dump()
@@ -176,6 +185,10 @@ def _policy(path: Path | None, rule: str | None, transport: str | None) -> Polic
         if transport not in ("auto", "system", "inline"):
             raise ConfigError(f"--transport: {transport!r} is not auto, system or inline")
         data["transport"]["mode"] = transport
+    if profile is not None:
+        data["profile"] = str(profile)
+    if data["profile"] is not None:
+        load_profile(Path(data["profile"]))  # its faults are told here, and at a reload refuse it
     return PolicyFile.model_validate(data)
 
 

@@ -40,6 +40,7 @@ from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.overview import Overview
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
+from tritonsched.proxy.seeding import Seeding
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.tallies import Tallies
 from tritonsched.proxy.timer import TimerFd
@@ -176,6 +177,9 @@ class Sidecar:
             regions=self.regions,
             recount=self.recount,
         )
+        repository = self.options.repository if self._embedded else None
+        self.seeding = Seeding(self.scheduler, repository, say=self._say)
+        self.proxy.on_announce = self.seeding.announced
         self._build_reloader(policy, intake)
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
@@ -235,6 +239,7 @@ class Sidecar:
         self.regions.forget()  # it may be another process
         rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
         self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
+        await self.seeding.adopt(self.reloader.policy.profile)
         self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
 
     def _announce(self) -> None:
@@ -302,6 +307,7 @@ class Sidecar:
     def _reloaded(self, made: Reload) -> None:
         self.metrics_registry.policy_reloaded(made.outcome, made.generation)
         self._say(in_words(made))
+        self._spawn(self.seeding.adopt(self.reloader.policy.profile))
 
     # -- AdminView ----------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.unit.profiling.profiles import profile
 from tritonsched import cli
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import BackendError, ConfigError, StartupError, TritonschedError
 from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.profiling.text import profile_text
 
 BOTH = ("--triton-http", "h:1", "--triton-grpc", "h:2")
 ENVIRONMENT = {
@@ -184,6 +186,30 @@ def test_a_fault_in_the_environment_is_wrong_use_too(serve: Serve) -> None:
     result = run("serve", grpc_port="many")
     assert (result.exit_code, serve.calls) == (2, [])
     assert "valid integer" in words(result)
+
+
+def test_a_profile_is_read_before_anything_starts_and_goes_before_the_policy_files(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """The one that the policy file names lies beside that file."""
+    path, given = tmp_path / "policy.yaml", tmp_path / "given.yaml"
+    (tmp_path / "own.yaml").write_text(profile_text(profile()))
+    given.write_text(profile_text(profile()))
+    path.write_text("profile: own.yaml\n")
+    assert run("serve", "--policy", str(path)).exit_code == 0
+    assert serve.options.policy.profile == str(tmp_path / "own.yaml")
+    assert serve.options.read_policy() == serve.options.policy
+    serve.calls.clear()
+    assert run("serve", "--policy", str(path), "--profile", str(given)).exit_code == 0
+    assert serve.options.policy.profile == str(given)
+    (tmp_path / "own.yaml").write_text("profile: 1\nmodels: {m: {points: [{rows: -1}]}}\n")
+    result = run("serve", "--policy", str(path))
+    assert result.exit_code == 2
+    where = f"{tmp_path}/own.yaml:2:30: models.m.points.0.rows: "
+    assert where + "Input should be greater than or equal to 1" in result.output
+    with pytest.raises(ConfigError, match="cannot be read"):
+        given.unlink()
+        serve.options.read_policy()
 
 
 def test_each_fault_of_a_policy_file_is_one_line_whatever_the_width(

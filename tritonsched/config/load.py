@@ -25,8 +25,14 @@ __all__ = ["FILE_BYTES_MAX", "load_policy", "parse_policy"]
 
 
 def load_policy(path: Path) -> PolicyFile:
-    """Read a policy file. Raises ConfigError with one line a fault."""
-    return parse_policy(read_text(path), str(path))
+    """Read a policy file. Raises ConfigError with one line a fault.
+
+    The profile that it names is looked for beside it.
+    """
+    policy = parse_policy(read_text(path), str(path))
+    if policy.profile is None:
+        return policy
+    return policy.model_copy(update={"profile": str(path.parent / policy.profile)})
 
 
 def parse_policy(text: str, name: str = "policy.yaml") -> PolicyFile:

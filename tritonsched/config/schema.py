@@ -149,6 +149,12 @@ class PolicyFile(_Section):
     reload: ReloadSection = Field(
         default=ReloadSection(), description="How a changed policy file is taken into use."
     )
+    profile: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="File of measured execution times to start from; beside this file.",
+    )
 
     @model_validator(mode="after")
     def _known_classes(self) -> "PolicyFile":

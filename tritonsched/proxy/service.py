@@ -121,6 +121,7 @@ class Proxy:
         self._streams: dict[object, Callable[[], None]] = {}
         self.is_draining = False
         driver.is_current = self._is_current
+        self.on_announce: Callable[[ModelInfo], None] = lambda _: None  # hears before the scheduler
 
     @property
     def is_ready(self) -> bool:
@@ -295,6 +296,7 @@ class Proxy:
 
     def _announce(self, info: ModelInfo) -> None:
         self._judgements.clear()
+        self.on_announce(info)
         self._driver.set_variant(
             Variant(
                 info.name,
