@@ -24,6 +24,7 @@ from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
 from tritonsched.profiling.command import profile
 from tritonsched.serve import run_serve
 from tritonsched.sim.command import simulate
+from tritonsched.top import top
 
 app = typer.Typer(
     name="tritonsched",
@@ -37,6 +38,7 @@ app.command("check")(check)
 app.command("schema")(schema)
 app.command("doctor")(doctor)
 app.command("status")(status)
+app.command("top")(top)
 app.command("profile")(profile)
 _stderr = Console(stderr=True, highlight=False)
 
