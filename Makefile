@@ -13,7 +13,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer kserve check format bench bench-overload bench-frontend bench-core bench-drift study clean
+.PHONY: install serve test differential fuzz perf-analyzer kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -41,6 +41,9 @@ fuzz: install
 
 kserve: install $(CLIENTS_VENV)/.ready
 	$(RUN)/python -m tests.clients.against_kserve $(ARGS)
+
+schemathesis: install $(CLIENTS_VENV)/.ready
+	$(RUN)/python -m tests.clients.against_schemathesis $(ARGS)
 
 # NVIDIA's perf_analyzer comes in a wheel, two of its libraries from Debian and from the embedded Triton.
 PERF := .tools/perf_analyzer

@@ -8,12 +8,13 @@ Triton 2.51, each by a named rule; the same for whoever is asked.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import schemathesis
 
+hook: Callable[[Callable[..., Any]], Callable[..., Any]] = schemathesis.hook  # by its name
 DIM_MAX = 1 << 16  # a JSON tensor of 2^40 elements ends Triton before 2.59 (bad_alloc)
 BYTES_MAX = 1 << 20
 FOUND = Path(os.environ["TRITONSCHED_FOUND"])
@@ -68,12 +69,12 @@ def is_verbose(body: Any) -> bool:
 GUARDS = (has_huge_shape, has_offset, has_file, has_huge_region, is_verbose)
 
 
-@schemathesis.hook
+@hook
 def filter_body(context: Any, body: Any) -> bool:
     return not any(guard(body) for guard in GUARDS)
 
 
-@schemathesis.hook
+@hook
 def filter_case(context: Any, case: Any) -> bool:
     return not any(guard(case.body) for guard in GUARDS)
 
@@ -83,14 +84,14 @@ def told(**line: Any) -> None:
         lines.write(json.dumps(line) + "\n")
 
 
-@schemathesis.hook
+@hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
     """Every failure is kept, here and in the report."""
     told(finding=[case.operation.label, type(failure).__name__, response.status_code])
     return True
 
 
-@schemathesis.hook
+@hook
 def after_call(context: Any, case: Any, response: Any) -> None:
     sent = response.request
     body = sent.body or b""
@@ -106,7 +107,7 @@ def after_call(context: Any, case: Any, response: Any) -> None:
     )
 
 
-@schemathesis.hook
+@hook
 def after_network_error(context: Any, case: Any, request: Any) -> None:
     """No answer, or none that can be read, is a finding, too."""
     told(finding=[case.operation.label, "NetworkError", 0])

@@ -35,6 +35,8 @@ ROUTES = {
     "no config": "/v2/models/nobody/config",
     "no statistics": "/v2/models/nobody/stats",
     "statistics": "/v2/models/spare/stats",
+    "statistics of a version": "/v2/models/ver/versions/1/stats",
+    "statistics of all": "/v2/models/stats",
     "a system region that is not": "/v2/systemsharedmemory/region/none/status",
     "cuda regions": "/v2/cudasharedmemory/status",
     "a cuda region that is not": "/v2/cudasharedmemory/region/none/status",
