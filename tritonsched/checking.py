@@ -1,8 +1,9 @@
 """`tritonsched check` and `tritonsched schema`: a policy file judged before anybody runs it.
 
 Rule: `check` says everything that `serve` would refuse, at the same place and in the same words,
-and with a live Triton also what would be legal and useless: a model that Triton does not have, a
-deadline shorter than the model's fastest batch. Exit 0: good; 2: faults; 1: Triton did not answer.
+and with a profile or a live Triton also what would be legal and useless: a model that Triton does
+not have, a deadline shorter than the model's fastest batch. A profile, named by the file or given,
+is judged itself. Exit 0: good; 2: faults; 1: Triton did not answer.
 """
 
 import asyncio
@@ -19,13 +20,14 @@ from tritonsched.backend.control import Control
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.config.faults import FORMATS, Fault, PolicyFaults, did_you_mean
 from tritonsched.config.load import parse_with_places
+from tritonsched.config.profile_file import load_profile
 from tritonsched.config.reader import Places, read_text
 from tritonsched.config.schema import MS_NS, PolicyFile
 from tritonsched.errors import ConfigError, TritonschedError
 
 WHOLE_FILE = 1  # where a fault without a place stands
 Times = Mapping[str, Mapping[int, int]]
-"""Mean execution in ns, by model and rows."""
+"""Expected execution in ns, by model and rows."""
 
 
 class Format(StrEnum):
@@ -45,14 +47,20 @@ def check(
     triton_grpc: Annotated[
         str | None, typer.Option(help="HOST:PORT of a running Triton, to check against.")
     ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Measured times to check against; over the file's own.")
+    ] = None,
 ) -> None:
     """Say all that is wrong with a policy file."""
+    name = str(file)
     try:
-        faults = faults_of(file, triton_grpc)
+        faults = faults_of(file, triton_grpc, profile)
+    except PolicyFaults as error:
+        name, faults = error.name, list(error.faults)
     except TritonschedError as error:
         sys.stderr.write(f"tritonsched: {error}\n")
         raise typer.Exit(1) from error
-    text = FORMATS[format_](str(file), faults)
+    text = FORMATS[format_](name, faults)
     if text:
         sys.stdout.write(f"{text}\n")
     if faults:
@@ -72,19 +80,41 @@ def schema_text() -> str:
     return json.dumps(made | PolicyFile.model_json_schema(), indent=2) + "\n"
 
 
-def faults_of(path: Path, triton_grpc: str | None) -> list[Fault]:
-    """Every fault, by place. Raises TritonUnavailable or BackendError."""
+def faults_of(
+    path: Path, triton_grpc: str | None = None, profile: Path | None = None
+) -> list[Fault]:
+    """Every fault, by place.
+
+    Raises PolicyFaults, of the profile; TritonUnavailable or BackendError.
+    """
     try:
         policy, places = parse_with_places(read_text(path), str(path))
     except PolicyFaults as error:
         return list(error.faults)
     except ConfigError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        return [Fault(WHOLE_FILE, WHOLE_FILE, "", message)]
-    if triton_grpc is None:
-        return []
-    models, times = asyncio.run(_asked(triton_grpc))
-    return sorted(against_triton(policy, places, models, times))
+        return [_of_the_whole(path, error)]
+    if profile is None and policy.profile is not None:
+        profile = path.parent / policy.profile
+    found = [] if profile is None else list(beyond_reach(policy, places, measured_times(profile)))
+    if triton_grpc is not None:
+        models, times = asyncio.run(_asked(triton_grpc))
+        found += against_triton(policy, places, models, times)
+    return sorted({(fault.line, fault.column, fault.path): fault for fault in found}.values())
+
+
+def _of_the_whole(path: Path, error: ConfigError) -> Fault:
+    return Fault(WHOLE_FILE, WHOLE_FILE, "", str(error).removeprefix(f"{path}: "))
+
+
+def measured_times(path: Path) -> Times:
+    """Of a profile. Raises PolicyFaults under the profile's name."""
+    try:
+        profile = load_profile(path)
+    except PolicyFaults:
+        raise
+    except ConfigError as error:
+        raise PolicyFaults(str(path), [_of_the_whole(path, error)]) from error
+    return {name: model.table_ns() for name, model in profile.models.items()}
 
 
 async def _asked(address: str) -> tuple[frozenset[str], Times]:
@@ -107,6 +137,11 @@ def against_triton(
             hint = did_you_mean(name, models)
             message = f"Triton's repository has no model {name!r}{hint}"
             yield Fault(*places.of(("models", name), key=True), f"models.{name}", message)
+    yield from beyond_reach(policy, places, times)
+
+
+def beyond_reach(policy: PolicyFile, places: Places, times: Times) -> Iterator[Fault]:
+    """Deadlines that no request of a model with that class could meet, even alone and at once."""
     for model, by_rows in sorted(times.items()):
         slo = policy.class_of_model(model)
         section = policy.classes.get(slo)
@@ -114,7 +149,8 @@ def against_triton(
         if section and section.deadline_ms is not None and section.deadline_ms * MS_NS < best_ns:
             path = ("classes", slo, "deadline_ms")
             message = (
-                f"{section.deadline_ms:g} ms < best time of {model}, {best_ns / MS_NS:.3g} ms at "
-                f"{rows} rows: no request of this class can be met"
+                f"{section.deadline_ms:g} ms < best time of {model} at {rows} "
+                f"{'row' if rows == 1 else 'rows'}, {best_ns / MS_NS:.3g} ms: no request of this "
+                "class can be met"
             )
             yield Fault(*places.of(path), ".".join(path), message)
