@@ -20,6 +20,7 @@ from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.doctor import doctor, status
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
+from tritonsched.exporting import app as tuning
 from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
 from tritonsched.profiling.command import profile
 from tritonsched.serve import run_serve
@@ -38,6 +39,7 @@ app.command("check")(check)
 app.command("schema")(schema)
 app.command("doctor")(doctor)
 app.command("status")(status)
+app.add_typer(tuning)
 app.command("top")(top)
 app.command("profile")(profile)
 _stderr = Console(stderr=True, highlight=False)

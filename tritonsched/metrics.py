@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Outcome, Request
+from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
 
 V = TypeVar("V")
@@ -34,6 +35,7 @@ ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256)
 RATIO = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 5.0)
 # Counted from 0 at the start: a counter that appears with its first count shows no increase.
 RELOAD_OUTCOMES = ("applied", "refused", "rolled-back")
+ERROR = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
@@ -42,6 +44,7 @@ COUNTERS = {
     "refusals_total": ("Refused requests by reason.", ("model", "class", "reason")),
     "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
     "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
+    "tuning_changes_total": ("Numbers that feedback changed.", ("knob", "direction")),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
 }
 GAUGES = {
@@ -55,6 +58,14 @@ GAUGES = {
     ),
     "backend_malformed": ("Answers of Triton that were not what was asked, since the start.", ()),
     "tuning_seconds": ("What feedback has set: rtt, guard, reply, window.", ("name",)),
+    "tuning_safety": ("Times that the margin of a promised time counts.", ()),
+    "tuning_rows_cap": ("Rows a batch, beside the models' own; 0: none.", ()),
+    "tuning_queue_requests_max": ("Requests that may wait for one model.", ()),
+    "device_speed_ratio": (
+        "Times that batches take now over those of the device's tables.",
+        ("device",),
+    ),
+    "device_speed_changes": ("Changes of speed that were detected since the start.", ("device",)),
     "transport_info": ("1 for the transport in use.", ("transport",)),
 }
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
@@ -71,6 +82,11 @@ HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
     "batch_rows": ("Rows of dispatched batches.", ("model",), ROWS),
     "batch_requests": ("Requests in dispatched batches.", ("model",), ROWS),
     "exec_seconds": ("Execution time of batches as the profile learns it.", ("model",), SECONDS),
+    "prediction_error_ratio": (
+        "Of batches, |measured - predicted| / measured execution time.",
+        ("model",),
+        ERROR,
+    ),
     "profile_error_ratio": ("Measured over expected execution time.", ("model",), RATIO),
 }
 
@@ -128,6 +144,8 @@ class Metrics:
         if batch.expected_ns > 0:
             error = measured_ns / batch.expected_ns
             self._observe("profile_error_ratio", error, batch.model)
+            off = abs(measured_ns - batch.expected_ns) / max(1, measured_ns)
+            self._observe("prediction_error_ratio", off, batch.model)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self._count("requests_total", request.model, request.slo, outcome.value)
@@ -149,6 +167,11 @@ class Metrics:
         self._counts[key] = self._counts.get(key, 0) + 1
         self._gauges["policy_generation",] = generation
 
+    def tuning_changed(self, knob: str, direction: str) -> None:
+        """Feedback turned a knob up or down."""
+        key = ("tuning_changes_total", knob, direction)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
     def merge_failed(self, model: str) -> None:
         """A merged batch failed and is taken apart."""
         self._count("merge_failures_total", model)
@@ -166,6 +189,15 @@ class Metrics:
         """What feedback has set."""
         for name in ("rtt", "guard", "reply", "window"):
             self._gauges["tuning_seconds", name] = getattr(tuning, f"{name}_ns") / 1e9
+        self._gauges["tuning_safety",] = tuning.safety
+        self._gauges["tuning_rows_cap",] = tuning.rows_cap
+        self._gauges["tuning_queue_requests_max",] = tuning.queue_requests_max
+
+    def set_speeds(self, speeds: Mapping[str, DeviceSpeed]) -> None:
+        """By device; devices beyond MODELS_MAX are left out."""
+        for name, speed in list(speeds.items())[:MODELS_MAX]:
+            self._gauges["device_speed_ratio", name] = speed.factor
+            self._gauges["device_speed_changes", name] = speed.changes
 
     def set_backend(
         self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int

@@ -17,6 +17,8 @@ from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.batch import Batch
+from tritonsched.core.controllers import MEASURED
+from tritonsched.core.feedback import Change
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
@@ -24,6 +26,7 @@ from tritonsched.core.variant import ServerState
 from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.frontend.admin_events import Audience
 from tritonsched.frontend.admin_server import AdminServer
+from tritonsched.frontend.admin_tuning import Tuned
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.frontend.http_server import HttpServer
@@ -33,7 +36,7 @@ from tritonsched.metrics import Metrics
 from tritonsched.options import GrpcFrontend, ServeOptions, example_request
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
-from tritonsched.proxy.feedback import LoopLags
+from tritonsched.proxy.feedback import Tuner
 from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
@@ -47,7 +50,6 @@ from tritonsched.proxy.timer import TimerFd
 from tritonsched.proxy.watch import FileWatch, signature
 
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
-REPLIES_PER_RETUNE = 64  # how often the reply lag is looked at; a look costs one comparison
 TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that it is not there
 LINGER_S = (
     0.5  # after the last answer: requests already on the wire are told `draining`, not cut off
@@ -69,8 +71,9 @@ class Sidecar:
         self._tasks: set[asyncio.Task[None]] = set()
         self._embedded: EmbeddedTriton | None = None
         self._stopping = False
-        self._lags = LoopLags()
-        self._replies = 0
+        self.tuner = Tuner(
+            options.policy.feedback_settings(), clock=time.monotonic_ns, told=self._tuned
+        )
         self._told_apart: set[str] = set()
 
     # -- start --------------------------------------------------------------------------------
@@ -132,9 +135,10 @@ class Sidecar:
 
     def _build(self, policy: PolicyFile) -> None:
         self.scheduler = Scheduler(
+        feedback = self.tuner.feedback
             POLICIES[policy.scheduler.policy](),
             tuning=policy.tuning(),
-            observers=(self.ledger, self.metrics_registry, self.overview, self.tallies),
+            observers=(self.ledger, self.metrics_registry, self.overview, self.tallies, feedback),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
@@ -147,8 +151,8 @@ class Sidecar:
             clock=time.monotonic_ns,
             held=held,
             make_timer=lambda fired: TimerFd(loop, fired),
-            on_reply=self._replied,
-            on_send=self._lags.send.observe,
+            on_reply=self.tuner.replied,
+            on_send=self.tuner.send.observe,
             on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
             on_taken_apart=self._taken_apart,
             resend_failed=policy.transport.resend_failed,
@@ -157,6 +161,7 @@ class Sidecar:
         watch = RepositoryWatch(
             self.backend.repository_index,
             changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made below
+        self.tuner.drive(self.scheduler, self.driver)
         )
         self.health = Health(
             ready=self.backend.ready,
@@ -184,7 +189,8 @@ class Sidecar:
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
         rule = policy.scheduler.policy
-        live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule)
+        feedback = self.tuner.feedback
+        live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule, feedback=feedback)
         self.reloader = Reloader(
             policy,
             read=lambda: asyncio.to_thread(self.options.read_policy),
@@ -222,11 +228,19 @@ class Sidecar:
             token=options.admin_token,
         )
         for server in (self.http_server, self.grpc_server, self.admin_server):
+            tuned=Tuned(self.scheduler, self.tuner.feedback),
             self._stack.push_async_callback(server.stop)
             await server.start()
 
     def _show(self) -> Audience:
-        seen = Seen(self.overview, self.scheduler, self.ledger, self.reloader, self.why_not_ready)
+        seen = Seen(
+            self.overview,
+            self.scheduler,
+            self.ledger,
+            self.reloader,
+            self.why_not_ready,
+            changes=self.tuner.feedback.words,
+        )
         show = Show(seen, clock=time.monotonic_ns, wall_ns=time.time_ns)
         self._spawn(show.run(_pause))
         return show.audience
@@ -254,13 +268,10 @@ class Sidecar:
 
     # -- while it runs ------------------------------------------------------------------------
 
-    def _replied(self, lag_ns: int) -> None:
-        self._lags.reply.observe(lag_ns)
-        self._replies += 1
-        if self._replies % REPLIES_PER_RETUNE == 0:
-            tuning = self._lags.tuned(self.scheduler.tuning)
-            if tuning is not None:
-                self.driver.retune(tuning)
+    def _tuned(self, change: Change) -> None:
+        self.metrics_registry.tuning_changed(change.knob, change.direction)
+        if change.knob not in MEASURED:  # those move often; /admin/tuning has them all
+            self._say(change.text)
 
     def _taken_apart(self, batch: Batch, error: BackendError) -> None:
         model = batch.model
@@ -324,6 +335,7 @@ class Sidecar:
             system=backend.batches_shm,
             inline=backend.batches_inline,
             fallbacks=backend.fallbacks,
+        self.metrics_registry.set_speeds(self.scheduler.speeds())
             malformed=backend.malformed,
         )
         return self.metrics_registry.render()

@@ -1,10 +1,14 @@
 """What a scrape shows: each metric fed, in base units, with labels of bounded number."""
 
+import math
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import MS, S, request
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Outcome
+from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
 from tritonsched.metrics import COUNTERS, GAUGES, HISTOGRAMS, MODELS_MAX, OTHER, Metrics
 
@@ -44,6 +48,8 @@ def fed() -> Metrics:
     metrics.lone("m", "ensemble")
     metrics.merge_failed("m")
     metrics.policy_reloaded("applied", 2)
+    metrics.tuning_changed("safety", "up")
+    metrics.set_speeds({"gpu0": DeviceSpeed()})
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
     metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
     metrics.set_backend(transport="system", system=1, inline=2, fallbacks=3, malformed=4)
@@ -101,6 +107,24 @@ def test_times_are_in_seconds_and_only_answers_have_a_duration() -> None:
     assert value(metrics, "profile_error_ratio_sum", model="m") == 0.5
     assert value(metrics, "tuning_seconds", name="rtt") == 1
     assert value(metrics, "tuning_seconds", name="window") == 4
+    assert value(metrics, "prediction_error_ratio_sum", model="m") == 1.0
+
+
+def test_what_feedback_did_is_counted_and_shown() -> None:
+    metrics = fed()
+    metrics.tuning_changed("safety", "up")
+    metrics.set_tuning(Tuning(safety=1.25, rows_cap=24, queue_requests_max=70))
+    assert value(metrics, "tuning_changes_total", knob="safety", direction="up") == 2
+    assert value(metrics, "tuning_safety") == 1.25
+    assert value(metrics, "tuning_rows_cap") == 24
+    assert value(metrics, "tuning_queue_requests_max") == 70
+    speed = DeviceSpeed()
+    for _ in range(3):
+        speed.observe(math.log(2), "m")
+    metrics.set_speeds({f"gpu{number}": speed for number in range(MODELS_MAX + 5)})
+    assert value(metrics, "device_speed_ratio", device="gpu0") == pytest.approx(2)
+    assert value(metrics, "device_speed_changes", device="gpu0") == 1
+    assert value(metrics, "device_speed_ratio", device=f"gpu{MODELS_MAX}") is None
 
 
 def test_a_probe_of_which_nothing_was_expected_has_no_error() -> None:

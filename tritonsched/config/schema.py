@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tritonsched.config.faults import SHOWN_CHARS, did_you_mean
+from tritonsched.config.feedback_section import FeedbackSection
+from tritonsched.core.feedback import Settings
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.core.request import NEVER_NS, SloClass
-from tritonsched.core.tuning import Tuning
+from tritonsched.core.tuning import GUARD_NS, Tuning
 
 MS_NS = 1_000_000
 MIB = 1024 * 1024
@@ -56,6 +58,15 @@ class SchedulerSection(_Section):
     )
     rows_max: int = Field(
         default=0, ge=0, le=65_536, description="Rows a batch, beside the model's own; 0: no bound."
+    )
+    safety: float = Field(
+        default=1.0, ge=0, le=100, description="Times that the margin of a promise counts."
+    )
+    guard_ms: float = Field(
+        default=GUARD_NS / MS_NS, ge=0, le=1_000, description="Sent that much earlier than needed."
+    )
+    reply_ms: float = Field(
+        default=0.0, ge=0, le=1_000, description="What writing replies takes, to begin with."
     )
 
     @field_validator("policy")
@@ -156,6 +167,10 @@ class PolicyFile(_Section):
         description="File of measured execution times to start from; beside this file.",
     )
 
+    feedback: FeedbackSection = Field(
+        default=FeedbackSection(), description="What is learnt and retuned while it runs."
+    )
+
     @model_validator(mode="after")
     def _known_classes(self) -> "PolicyFile":
         for path, message in references(self.model_dump()):
@@ -178,7 +193,15 @@ class PolicyFile(_Section):
             window_ns=int(self.scheduler.window_ms * MS_NS),
             rows_cap=self.scheduler.rows_max,
             queue_requests_max=self.limits.queue_requests_max,
+            safety=self.scheduler.safety,
+            guard_ns=int(self.scheduler.guard_ms * MS_NS),
+            reply_ns=int(self.scheduler.reply_ms * MS_NS),
+            learning=self.feedback.learning,
         )
+
+    def feedback_settings(self) -> Settings:
+        """What feedback may do."""
+        return self.feedback.settings(queue_requests_max=self.limits.queue_requests_max)
 
 
 def references(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:

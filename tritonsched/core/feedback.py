@@ -44,8 +44,8 @@ DEFAULT_BOUNDS: Mapping[str, Bounds] = MappingProxyType(
         "window": Bounds(0, 10 * MS),
         "rows": Bounds(1, 65_536),
         "queue": Bounds(8, 4096),
-        "guard": Bounds(GUARD_NS, 5 * MS),
-        "reply": Bounds(0, 50 * MS),
+        "guard": Bounds(GUARD_NS, 5 * MS),  # earlier than that, late binding is lost
+        "reply": Bounds(0, 50 * MS),  # a stall is not a reason to refuse everything
     }
 )
 DEFAULT_KNOBS = frozenset({"safety", "guard", "reply"})
@@ -121,6 +121,10 @@ class Feedback:
         """The last changes of each knob, in order of time."""
         found = [change for log in self._log.values() for change in log]
         return sorted(found, key=lambda change: change.at_ns)
+
+    def words(self) -> list[str]:
+        """The log, a line a change."""
+        return [change.text for change in self.log()]
 
     def step(
         self, tuning: Tuning, now: int, *, queued: int = 0, lags: Lags | None = None

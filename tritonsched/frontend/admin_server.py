@@ -2,8 +2,8 @@
 
 `/metrics` is Prometheus text: the sidecar's own `tritonsched_*`, then Triton's `nv_*` as Triton
 gives them. `/healthz/live`: the process answers. `/healthz/ready` (and `/healthz`): it can serve;
-503 with the reason in words otherwise. `/admin/…`: see admin_policy and admin_events. `/`: the page
-(admin_page).
+503 with the reason in words otherwise. `/admin/…`: see admin_policy, admin_tuning, admin_events.
+`/`: the page (admin_page).
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,7 @@ from tritonsched.errors import StartupError
 from tritonsched.frontend.admin_events import Audience, add_event_routes
 from tritonsched.frontend.admin_page import add_page_routes
 from tritonsched.frontend.admin_policy import add_policy_routes
+from tritonsched.frontend.admin_tuning import Tuned, add_tuning_routes
 from tritonsched.metrics import CONTENT_TYPE
 from tritonsched.proxy.reload import Reloader
 
@@ -45,6 +46,7 @@ class AdminServer:
         host: str,
         port: int,
         reloader: Reloader | None = None,
+        tuned: Tuned | None = None,
         audience: Audience | None = None,
         token: str | None = None,
     ) -> None:
@@ -58,6 +60,8 @@ class AdminServer:
         app.router.add_get("/healthz/ready", self._ready)
         if reloader is not None:
             add_policy_routes(app, reloader, token)
+        if tuned is not None:
+            add_tuning_routes(app, tuned, token)
         if audience is not None:
             add_event_routes(app, audience, token)
             add_page_routes(app)

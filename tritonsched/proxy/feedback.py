@@ -1,5 +1,5 @@
-"""The loop around the scheduler: what the live driver measures becomes tuning. Rule: few, bounded
-steps.
+"""The loop around the scheduler: what the live driver measures becomes tuning. Rule: it measures
+and carries; what follows from it is core/feedback's.
 
 Two lags of the event loop are part of every plan, and both are tracked quantiles:
 - reply: between Triton's answer and the written reply. When a batch of 32 comes back, 32 handlers
@@ -10,16 +10,24 @@ Two lags of the event loop are part of every plan, and both are tracked quantile
   cores: 2-3 % of goodput).
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from typing import Protocol
 
-from tritonsched.core.tuning import GUARD_NS, Tuning
+from tritonsched.core.feedback import LAG_NS_MIN, Change, Feedback, Lags, Settings
+from tritonsched.core.scheduler import Scheduler
+from tritonsched.core.tuning import Tuning
 
 QUANTILE = 0.95
 STEP = 0.05  # of the current value, a sample: follows within ~50 samples
-LAG_NS_MIN = 20_000
 LAG_NS_MAX = 50_000_000  # a stall is not a reason to refuse everything
-GUARD_NS_MAX = 5_000_000  # earlier than this, late binding is lost
-CHANGE_MIN = 0.2  # smaller moves are not worth telling the scheduler
+
+Clock = Callable[[], int]
+
+
+class Retuned(Protocol):
+    """What takes a tuning: the driver."""
+
+    def retune(self, tuning: Tuning) -> None: ...
 
 
 class Lag:
@@ -39,21 +47,30 @@ class Lag:
         self._ns = min(LAG_NS_MAX, max(LAG_NS_MIN, self._ns * factor))
 
 
-class LoopLags:
-    """Both lags, and what they make of the tuning."""
+class Tuner:
+    """The live hand of core/feedback: carries what it says into the driver. told: hears of each
+    change.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock, told: Callable[[Change], None]) -> None:
+        self.feedback = Feedback(settings, told=told)
         self.reply = Lag()
         self.send = Lag()
+        self._clock = clock
 
-    def tuned(self, tuning: Tuning) -> Tuning | None:
-        """The tuning with the lags as they are now; None if they moved too little to matter."""
-        reply_ns = self.reply.ns
-        guard_ns = min(GUARD_NS_MAX, GUARD_NS + self.send.ns)
-        if not (_moved(tuning.reply_ns, reply_ns) or _moved(tuning.guard_ns, guard_ns)):
-            return None
-        return replace(tuning, reply_ns=reply_ns, guard_ns=guard_ns)
+    def drive(self, scheduler: Scheduler, driver: Retuned) -> None:
+        """These are tuned."""
+        self._scheduler = scheduler
+        self._driver = driver
 
-
-def _moved(old_ns: int, new_ns: int) -> bool:
-    return abs(new_ns - old_ns) > CHANGE_MIN * max(old_ns, LAG_NS_MIN)
+    def replied(self, lag_ns: int) -> None:
+        """A reply was written, that long after its batch's answer came."""
+        self.reply.observe(lag_ns)
+        now = self._clock()
+        if now < self.feedback.due_ns:
+            return
+        queued = max(self._scheduler.queued().values(), default=0)
+        lags = Lags(self.reply.ns, self.send.ns)
+        tuning = self.feedback.step(self._scheduler.tuning, now, queued=queued, lags=lags)
+        if tuning is not None:
+            self._driver.retune(tuning)

@@ -17,6 +17,8 @@ from typing import Any
 
 from tritonsched.config.faults import PolicyFaults
 from tritonsched.config.schema import PolicyFile
+from tritonsched.core.controllers import MEASURED
+from tritonsched.core.feedback import Feedback
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import Outcome
@@ -76,13 +78,21 @@ class LivePolicy:
     """Puts a policy into the running parts, in one step of the event loop."""
 
     def __init__(
-        self, scheduler: Scheduler, driver: Driver, intake: Intake, proxy: Proxy, rule: str
+        self,
+        scheduler: Scheduler,
+        driver: Driver,
+        intake: Intake,
+        proxy: Proxy,
+        rule: str,
+        *,
+        feedback: Feedback | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._driver = driver
         self._intake = intake
         self._proxy = proxy
         self._rule = rule
+        self._feedback = feedback or Feedback()
 
     def adopt(self, policy: PolicyFile, now: int) -> None:
         """Everything that can change live. Never raises for a valid policy."""
@@ -98,7 +108,13 @@ class LivePolicy:
             rows_cap=given.rows_cap,
             queue_requests_max=given.queue_requests_max,
         )
+            safety=given.safety,
+            learning=given.learning,
         self._driver.retune(tuning)  # wakes the driver: it decides with all of the above
+        settings = policy.feedback_settings()
+        for knob in MEASURED.keys() - settings.knobs:  # the others follow what is measured
+            tuning = replace(tuning, **{f"{knob}_ns": getattr(given, f"{knob}_ns")})
+        self._feedback.adopt(settings)
 
 
 class Reloader:

@@ -6,45 +6,70 @@ import time
 import pytest
 
 from tests.virtual_loop import VirtualLoop, run_virtual
+from tritonsched.core.feedback import DEFAULT_BOUNDS, LAG_NS_MIN, Change, Settings
+from tritonsched.core.policies import POLICIES
+from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import GUARD_NS, Tuning
 from tritonsched.core.variant import ServerState
 from tritonsched.errors import TritonUnavailable
-from tritonsched.proxy.feedback import GUARD_NS_MAX, LAG_NS_MAX, LAG_NS_MIN, Lag, LoopLags
+from tritonsched.proxy.feedback import LAG_NS_MAX, Lag, Tuner
 from tritonsched.proxy.health import ASK_AWAY_S, Health, RepositoryWatch
 from tritonsched.proxy.timer import LoopTimer, TimerFd
 
 
+class _Tuned:
+    """A scheduler whose driver is itself: takes what it is told."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(POLICIES["lite"]())
+        self.now = 0
+        self.told: list[Change] = []
+        self.tuner = Tuner(Settings(), clock=lambda: self.now, told=self.told.append)
+        self.tuner.drive(self.scheduler, self)
+
+    def retune(self, tuning: Tuning) -> None:
+        self.scheduler.retune(tuning, self.now)
+
+    def replies(self, count: int, lag_ns: int) -> Tuning:
+        """One a millisecond."""
+        for _ in range(count):
+            self.now += 1_000_000
+            self.tuner.replied(lag_ns)
+        return self.scheduler.tuning
+
+
 def test_the_reply_lag_follows_a_step_up_and_down() -> None:
-    lags = LoopLags()
-    for _ in range(200):
-        lags.reply.observe(4_000_000)
-    tuned = lags.tuned(Tuning())
-    assert tuned is not None
-    assert 3_000_000 <= tuned.reply_ns <= 5_000_000
-    for _ in range(5_000):
-        lags.reply.observe(100_000)
-    again = lags.tuned(tuned)
-    assert again is not None
-    assert again.reply_ns < 200_000
+    made = _Tuned()
+    assert 3_000_000 <= made.replies(400, 4_000_000).reply_ns <= 5_000_000
+    assert made.replies(5_000, 100_000).reply_ns < 200_000
+    assert {change.knob for change in made.told} == {"reply"}
 
 
 def test_the_send_lag_makes_the_guard_longer_and_is_bounded() -> None:
-    lags = LoopLags()
+    made = _Tuned()
     for _ in range(200):
-        lags.send.observe(2_000_000)
-    tuned = lags.tuned(Tuning())
-    assert tuned is not None
-    assert GUARD_NS + 1_500_000 <= tuned.guard_ns <= GUARD_NS + 2_500_000
+        made.tuner.send.observe(2_000_000)
+    guard_ns = made.replies(1, 0).guard_ns
+    assert GUARD_NS + 1_500_000 <= guard_ns <= GUARD_NS + 2_500_000
     for _ in range(1_000):
-        lags.send.observe(10**12)
-    bounded = lags.tuned(tuned)
-    assert bounded is not None
-    assert bounded.guard_ns == GUARD_NS_MAX
+        made.tuner.send.observe(10**12)
+    assert made.replies(101, 0).guard_ns == DEFAULT_BOUNDS["guard"].high
 
 
 def test_small_moves_do_not_retune() -> None:
-    tuning = Tuning(reply_ns=LAG_NS_MIN, guard_ns=GUARD_NS + LAG_NS_MIN)
-    assert LoopLags().tuned(tuning) is None
+    made = _Tuned()
+    made.retune(Tuning(reply_ns=LAG_NS_MIN, guard_ns=GUARD_NS + LAG_NS_MIN))
+    before = made.scheduler.tuning
+    assert made.replies(500, 0) is before
+    assert made.told == []
+
+
+def test_frozen_lags_are_measured_and_change_nothing() -> None:
+    made = _Tuned()
+    made.tuner.feedback.frozen = True
+    assert made.replies(400, 4_000_000) == Tuning()
+    made.tuner.feedback.frozen = False
+    assert made.replies(101, 4_000_000).reply_ns > 3_000_000
 
 
 def test_a_lag_stays_within_its_bounds() -> None:
