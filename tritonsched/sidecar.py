@@ -134,8 +134,8 @@ class Sidecar:
         return self._embedded.http_address, self._embedded.grpc_address
 
     def _build(self, policy: PolicyFile) -> None:
-        self.scheduler = Scheduler(
         feedback = self.tuner.feedback
+        self.scheduler = Scheduler(
             POLICIES[policy.scheduler.policy](),
             tuning=policy.tuning(),
             observers=(self.ledger, self.metrics_registry, self.overview, self.tallies, feedback),
@@ -158,10 +158,10 @@ class Sidecar:
             resend_failed=policy.transport.resend_failed,
         )
         self._stack.callback(self.driver.close)
+        self.tuner.drive(self.scheduler, self.driver)
         watch = RepositoryWatch(
             self.backend.repository_index,
             changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made below
-        self.tuner.drive(self.scheduler, self.driver)
         )
         self.health = Health(
             ready=self.backend.ready,
@@ -224,11 +224,11 @@ class Sidecar:
             host=options.host,
             port=options.metrics_port,
             reloader=self.reloader,
+            tuned=Tuned(self.scheduler, self.tuner.feedback),
             audience=self._show(),
             token=options.admin_token,
         )
         for server in (self.http_server, self.grpc_server, self.admin_server):
-            tuned=Tuned(self.scheduler, self.tuner.feedback),
             self._stack.push_async_callback(server.stop)
             await server.start()
 
@@ -330,12 +330,12 @@ class Sidecar:
             queued=self.scheduler.queued(),
         )
         self.metrics_registry.set_tuning(self.scheduler.tuning)
+        self.metrics_registry.set_speeds(self.scheduler.speeds())
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],
             system=backend.batches_shm,
             inline=backend.batches_inline,
             fallbacks=backend.fallbacks,
-        self.metrics_registry.set_speeds(self.scheduler.speeds())
             malformed=backend.malformed,
         )
         return self.metrics_registry.render()

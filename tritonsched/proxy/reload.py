@@ -107,14 +107,14 @@ class LivePolicy:
             window_ns=given.window_ns,
             rows_cap=given.rows_cap,
             queue_requests_max=given.queue_requests_max,
-        )
             safety=given.safety,
             learning=given.learning,
-        self._driver.retune(tuning)  # wakes the driver: it decides with all of the above
+        )
         settings = policy.feedback_settings()
         for knob in MEASURED.keys() - settings.knobs:  # the others follow what is measured
             tuning = replace(tuning, **{f"{knob}_ns": getattr(given, f"{knob}_ns")})
         self._feedback.adopt(settings)
+        self._driver.retune(tuning)  # wakes the driver: it decides with all of the above
 
 
 class Reloader:
