@@ -1,17 +1,22 @@
-"""Options of all tests: `--grpc-frontend` names the implementation of the gRPC front end that the
-tests with sockets run on, so that one set of tests holds both.
+"""Options of all tests: `--grpc-frontend` names the implementation of the gRPC front end that every
+sidecar of the tests runs on, so that one set of tests holds both.
 """
+
+import os
 
 import pytest
 
 from tritonsched.options import GrpcFrontend
 
+FRONTEND_VARIABLE = "TRITONSCHED_GRPC_FRONTEND"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     names = [kind.value for kind in GrpcFrontend]
-    parser.addoption("--grpc-frontend", choices=names, default=GrpcFrontend.NGH2.value)
+    parser.addoption("--grpc-frontend", choices=names, help="of every sidecar, processes too")
 
 
-@pytest.fixture(scope="session")
-def frontend(pytestconfig: pytest.Config) -> GrpcFrontend:
-    return GrpcFrontend(pytestconfig.getoption("--grpc-frontend"))
+def pytest_configure(config: pytest.Config) -> None:
+    """As `tritonsched serve` takes it from its environment."""
+    if chosen := config.getoption("--grpc-frontend"):
+        os.environ[FRONTEND_VARIABLE] = chosen

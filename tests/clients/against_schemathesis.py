@@ -68,7 +68,7 @@ async def run(address: str, directory: Path, name: str, examples: int, seed: int
         "--max-examples", str(examples), "--seed", str(seed), "--generation-deterministic",
         "--no-shrink", "--suppress-health-check", "all",
         "--workers", "1", "--request-timeout", "60", *skipped,
-        limit_s=LIMIT_S, codes=frozenset({0, 1}),
+        limit_s=LIMIT_S, codes=frozenset({0, 1}), cwd=directory,
     )  # fmt: skip
     return read(found)
 

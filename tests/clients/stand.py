@@ -43,10 +43,12 @@ async def sidecar_of(triton: EmbeddedTriton, *arguments: str) -> AsyncIterator[S
         yield sidecar
 
 
-async def output_of(*command: str, limit_s: float, codes: frozenset[int] = frozenset({0})) -> bytes:
+async def output_of(
+    *command: str, limit_s: float, codes: frozenset[int] = frozenset({0}), cwd: Path = ROOT
+) -> bytes:
     """What it prints. Raises ClientFailed if it takes too long or ends with another code."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(limit_s):

@@ -17,7 +17,6 @@ from tests.differential.models import write_repository
 from tests.differential.wire import GrpcOutcome, HttpOutcome, ask_grpc, ask_http, channel
 from tests.integration.sidecars import grpc_url, http_url, running_sidecar
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
-from tritonsched.options import GrpcFrontend
 from tritonsched.sidecar import Sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -131,14 +130,14 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 
 @pytest.fixture(scope="module")
-async def alone(stage: Stage, frontend: GrpcFrontend) -> AsyncIterator[Sidecar]:
+async def alone(stage: Stage) -> AsyncIterator[Sidecar]:
     """A sidecar as it comes."""
-    async with running_sidecar(stage.triton, grpc_frontend=frontend) as started:
+    async with running_sidecar(stage.triton) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-async def merging(stage: Stage, frontend: GrpcFrontend) -> AsyncIterator[Sidecar]:
+async def merging(stage: Stage) -> AsyncIterator[Sidecar]:
     """A sidecar that merges as much as it can."""
-    async with running_sidecar(stage.triton, policy=MERGING, grpc_frontend=frontend) as started:
+    async with running_sidecar(stage.triton, policy=MERGING) as started:
         yield started

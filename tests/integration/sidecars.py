@@ -13,14 +13,20 @@ from typing import Any
 
 import aiohttp
 
+from tests.conftest import FRONTEND_VARIABLE
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.config.load import parse_policy
-from tritonsched.options import ServeOptions
+from tritonsched.options import GrpcFrontend, ServeOptions
 from tritonsched.sidecar import Sidecar
 
 HOST = "127.0.0.1"
 LINE_BYTES_MAX = 4096
 _METRIC = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+
+
+def grpc_frontend() -> GrpcFrontend:
+    """The one that the tests run on: pytest's `--grpc-frontend`."""
+    return GrpcFrontend(os.environ.get(FRONTEND_VARIABLE, GrpcFrontend.NGH2.value))
 
 
 def options(triton: EmbeddedTriton, *, policy: str = "", **fields: Any) -> ServeOptions:
@@ -38,6 +44,7 @@ def options(triton: EmbeddedTriton, *, policy: str = "", **fields: Any) -> Serve
         "triton_env": Path(".venv-triton"),
         "run_dir": Path(".run"),
         "drain_s": 20.0,
+        "grpc_frontend": grpc_frontend(),
     }
     return ServeOptions(**(given | fields))
 
