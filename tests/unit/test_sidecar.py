@@ -19,14 +19,12 @@ from tritonsched import sidecar as composition
 from tritonsched.backend.embedded import EmbeddedConfig
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.batch import Batch
-from tritonsched.core.policies import POLICIES
+from tritonsched.core.feedback import Change
 from tritonsched.core.request import Request
-from tritonsched.core.scheduler import Scheduler
-from tritonsched.core.tuning import Tuning
 from tritonsched.errors import BackendError, StartupError
 from tritonsched.frontend import triton_metrics
 from tritonsched.options import ServeOptions, example_request
-from tritonsched.sidecar import REPLIES_PER_RETUNE, Sidecar
+from tritonsched.sidecar import Sidecar
 
 MS = 1_000_000
 MODELS = Path(__file__).parent  # any directory
@@ -224,33 +222,15 @@ def batch_of(model: str) -> Batch:
     return Batch(1, model, "gpu", requests, 2, 0, 0, 1)
 
 
-class Retuned:
-    """Instead of a driver: what it is retuned to holds at once."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.tunings: list[Tuning] = []
-        self._scheduler = scheduler
-
-    def retune(self, tuning: Tuning) -> None:
-        self._scheduler.tuning = tuning
-        self.tunings.append(tuning)
-
-
-async def test_the_loops_lags_are_looked_at_now_and_then_and_told_when_they_moved() -> None:
-    sidecar = Sidecar(options(), say=lambda _: None)
-    sidecar.scheduler = Scheduler(POLICIES["lite"]())
-    retuned: Any = Retuned(sidecar.scheduler)
-    sidecar.driver = retuned
-    for _ in range(REPLIES_PER_RETUNE - 1):
-        sidecar._replied(4 * MS)
-    assert retuned.tunings == []
-    sidecar._replied(4 * MS)
-    (tuning,) = retuned.tunings
-    assert tuning.reply_ns == sidecar._lags.reply.ns > 0
-    sidecar._lags.reply.observe(0)
-    for _ in range(REPLIES_PER_RETUNE):
-        sidecar._replied(tuning.reply_ns)  # what is known: nothing to tell
-    assert len(retuned.tunings) == 1
+async def test_each_change_is_counted_and_what_is_rare_is_said() -> None:
+    said: list[str] = []
+    sidecar = Sidecar(options(), say=said.append)
+    sidecar._tuned(Change(0, "safety", 1.0, 1.25, "safety 1→1.25: missed 9 of 100"))
+    sidecar._tuned(Change(0, "reply", 0.0, 1e6, "reply 0→1000 µs"))
+    assert said == ["safety 1→1.25: missed 9 of 100"]
+    text = sidecar.metrics_registry.render().decode()
+    assert 'tritonsched_tuning_changes_total{direction="up",knob="safety"} 1.0' in text
+    assert 'tritonsched_tuning_changes_total{direction="up",knob="reply"} 1.0' in text
 
 
 class State:
