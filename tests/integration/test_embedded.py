@@ -353,7 +353,6 @@ async def test_a_port_lost_to_another_process_is_replaced(
 async def test_one_that_crashes_at_its_start_is_started_again(
     triton_factory: TritonFactory, small_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And told, with what its log said."""
     come_up, tries = EmbeddedTriton._come_up, list[int]()
 
     async def crash_first(triton: EmbeddedTriton, model: str) -> str:

@@ -1,11 +1,8 @@
 """The façade, as tables of times: what is decided when, and what a driver may rely on."""
 
-from dataclasses import replace
-
 import pytest
 
 from tests.helpers import (
-    EXACT,
     MS,
     S,
     Step,
@@ -13,7 +10,6 @@ from tests.helpers import (
     cancel,
     dispatch,
     done,
-    exact,
     expire,
     reject,
     request,
@@ -21,16 +17,23 @@ from tests.helpers import (
     submit,
 )
 from tritonsched.core.batch import Completion, Reject
-from tritonsched.core.latency import LatencyProfile
-from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import RejectReason, Request
-from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.state import AWAY_RETRY_NS
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
 AWAY = RejectReason.TRITON_UNAVAILABLE
 JIT = Tuning(rtt_ns=MS, guard_ns=MS)
+
+
+class _Idle:
+    """A rule that never runs anything: what waits is left to the scheduler."""
+
+    name = "idle"
+    keeps_deadlines = True
+
+    def choose(self, *_: object, **__: object) -> None:
+        return None
 
 
 def outcomes(table: Table) -> dict[str, int]:
@@ -348,80 +351,3 @@ def test_a_model_that_moves_takes_its_queue_with_it_and_keeps_its_times() -> Non
     assert table.batches[2].device == "b"
     table.scheduler.set_variant(Variant("m", 8, ("a",)), 3 * MS)
     assert table.scheduler.safe_ns("m", "a", 1) == 6 * MS
-
-
-# -- learning ---------------------------------------------------------------------------------
-
-
-def test_an_unknown_model_is_learnt_by_doubling_and_never_refused_before() -> None:
-    table = Table(points=None)
-    made = [request(n, deadline=S) for n in range(1, 40)]
-    table.at(0, submit(*made))
-    sizes: list[int] = []
-    while len(table.batches) > len(sizes):
-        sizes.append(len(table.batches[len(table.batches)].requests))
-        table.at(table.now + 5 * MS, done(len(sizes)))
-    assert sizes == [1, 2, 4, 8, 8, 8, 8]
-    assert all(batch.probe for batch in table.batches.values())
-    assert outcomes(table) == {"served": 39}
-
-
-def test_the_cap_is_the_smallest_of_model_tuning_and_what_is_known() -> None:
-    scheduler = Scheduler(POLICIES["lite"](), tuning=Tuning(rows_cap=6))
-    scheduler.set_profile("m", "gpu", LatencyProfile())
-    scheduler.set_variant(Variant("m", 8, ("gpu",)), 0)
-    assert scheduler.rows_cap("m", "gpu") == 1
-    scheduler.set_profile("m", "gpu", exact({2: MS}))
-    assert scheduler.rows_cap("m", "gpu") == 4
-    scheduler.set_profile("m", "gpu", exact({8: MS}))
-    assert scheduler.rows_cap("m", "gpu") == 6
-    scheduler.retune(Tuning(), 0)
-    assert scheduler.rows_cap("m", "gpu") == 8
-
-
-def test_feedback_changes_what_is_promised_from_the_next_decision_on() -> None:
-    table = Table()
-    table.scheduler.retune(Tuning(rtt_ns=0, guard_ns=0, reply_ns=5 * MS), 0)
-    table.scheduler._profiles["m", "gpu"].observe(rows=1, exec_ns=6 * MS, now=0)
-    fits, misses = request(1, deadline=11 * MS), request(2, deadline=11 * MS - 1)
-    table.at(0, submit(fits, misses))
-    table.expect(0, dispatch(fits), reject(misses))  # the device does not wait for refusals
-
-
-# -- what a driver may rely on ----------------------------------------------------------------
-
-
-def test_nothing_to_do_means_no_wakeup() -> None:
-    table = Table()
-    assert table.scheduler.next_wakeup() is None
-    table.at(0, submit(request(1)))
-    assert table.scheduler.next_wakeup() is None
-
-
-def test_deciding_twice_decides_nothing_more() -> None:
-    table = Table()
-    made = [request(n, deadline=14 * MS) for n in range(1, 20)]
-    table.at(0, submit(*made))
-    assert table.scheduler.decide(0) == []
-    assert table.scheduler.decide(1) == []
-
-
-class _Idle:
-    """A rule that never runs anything: what waits is left to the scheduler."""
-
-    name = "idle"
-    keeps_deadlines = True
-
-    def choose(self, *_: object, **__: object) -> None:
-        return None
-
-
-def test_with_learning_off_times_stay_as_they_were_proven() -> None:
-    for learning, expected_ns in ((False, 6 * MS), (True, 12 * MS)):
-        table = Table(tuning=replace(EXACT, learning=learning))
-        for number in range(1, 6):
-            start = table.now
-            table.at(start, submit(request(number)))
-            table.at(start + 12 * MS, done(number))
-        profile = table.scheduler._profiles["m", "gpu"]
-        assert abs(profile.exec_ns(1) - expected_ns) <= 0.03 * expected_ns
