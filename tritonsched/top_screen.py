@@ -14,7 +14,7 @@ from rich.text import Text
 
 Json = dict[str, Any]
 STYLES = ("blue", "yellow", "green", "red", "magenta", "cyan", "bright_blue", "bright_yellow")
-WIDTH = 72  # cells of a device's line
+WIDTH = 60  # cells of a device's line: with name and share they fit 80 columns
 OUTCOMES = {
     "served": "in time",
     "late": "late",

@@ -153,7 +153,7 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_a_devices_line_marks_idle_busy_and_failed() -> None:
     runs = [["m", -2000.0, -1000.0, 1, 1, "done"], ["m", -500.0, 20.0, 1, 1, "failed"]]
     line = top_screen._line(runs, 2000.0, {"m": "red"}).plain
-    assert (line.count("█"), line.count("·"), line.count("x")) == (36, 18, 18)
+    assert (line.count("█"), line.count("·"), line.count("x")) == (30, 15, 15)
 
 
 def test_a_frame_before_anything_happened_and_one_of_an_away_triton_are_drawn() -> None:

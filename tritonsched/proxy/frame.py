@@ -56,7 +56,8 @@ def frame(
     overview: Overview, scheduler: Watched, ledger: Ledger, facts: Facts, now: int
 ) -> Iterator[tuple[str, Any]]:
     """The parts of the frame at `now`, after `overview.sample`: `dict` of them is the frame. One at
-    a time, so that the event loop can turn in between: all together take it milliseconds.
+    a time, so that the event loop can turn in between: all together take it milliseconds. The part
+    of the devices comes again with each of them.
     """
     recent = list(overview.recent)
     runs = {device: list(found) for device, found in sorted(overview.runs.items())}
@@ -64,7 +65,11 @@ def frame(
     yield "totals", _totals(recent, ledger, scheduler)
     yield "classes", _cut(_classes(recent, ledger, facts.classes), "requests")
     yield "models", _cut(_models(recent, scheduler), "requests")
-    yield "devices", _devices(runs, now)
+    devices: list[Json] = []
+    yield "devices", {"chart_s": CHART_S, "rows": devices}
+    for name, found in runs.items():
+        devices.append(_device(name, found, len(runs), now))
+        yield "devices", {"chart_s": CHART_S, "rows": devices}
     yield "prediction", _prediction(overview.predicted)
     yield "refusals", _cut(_refusals(recent, ledger), "count")
     yield "waits", _waits(recent)
@@ -223,17 +228,15 @@ def _mean_ms(sum_ns: int, count: int) -> float | None:
     return round(sum_ns / count / 1e6, 3) if count else None
 
 
-def _devices(runs: Mapping[str, list[Run]], now: int) -> Json:
-    """The batches of the last CHART_S: [model, from, to, rows, requests, state]; times in ms before
-    now, negative in the past; a running batch ends at its predicted end.
+def _device(name: str, runs: list[Run], devices: int, now: int) -> Json:
+    """Its batches of the last CHART_S: [model, from, to, rows, requests, state]; times in ms before
+    now, negative in the past; a running batch ends at its predicted end. devices: that share the
+    frame.
     """
-    each = RUNS_SHOWN_MAX // max(1, len(runs))
     from_ns = now - CHART_S * S
-    rows = []
-    for device, found in runs.items():
-        bars = [_bar(run, now) for run in found[-each:] if not run.end_ns or run.end_ns > from_ns]
-        rows.append({"name": device, "busy_share": _busy(found, now), "runs": bars})
-    return {"chart_s": CHART_S, "rows": rows}
+    shown = runs[-(RUNS_SHOWN_MAX // devices) :]
+    bars = [_bar(run, now) for run in shown if not run.end_ns or run.end_ns > from_ns]
+    return {"name": name, "busy_share": _busy(runs, now), "runs": bars}
 
 
 def _bar(run: Run, now: int) -> list[Any]:

@@ -136,7 +136,7 @@ class Overview:
                 return
             runs = self.runs[batch.device] = deque(maxlen=RUNS_MAX)
         if self.is_watched:
-            self._explain(batch.requests, batch.model, runs, now)
+            self._explain(batch.requests, batch.model, reversed(runs), now)
         start_ns, expected_ns = batch.expected_start_ns, batch.expected_ns
         runs.append(Run(batch.id, batch.model, batch.rows, size, start_ns, expected_ns))
 
@@ -180,30 +180,53 @@ class Overview:
                     run.failed = True
 
     def _explain(
-        self, requests: Iterable[Request], model: str, runs: Iterable[Run], now: int
+        self, requests: tuple[Request, ...], model: str, runs: Iterable[Run], now: int
     ) -> None:
-        seen = list(runs)
+        spans = _spans(runs, model, min(request.arrival_ns for request in requests), now)
         for request in requests:
-            parts = _waited(request, model, seen, now)
-            for reason, spent_ns in parts.items():
+            parts = _waited(request, spans, now)
+            for reason, spent_ns in parts:
                 self._waits[reason].ns += spent_ns
-            self._waits[max(parts, key=lambda reason: parts[reason])].requests += 1
+            self._waits[max(parts, key=_time)[0]].requests += 1
 
 
-def _waited(request: Request, model: str, runs: list[Run], now: int) -> dict[str, int]:
-    """Nanoseconds of the request's wait by reason; at least one."""
-    wait_ns = max(0, now - request.arrival_ns)
-    if request.retry:
-        return {RESENT: wait_ns}
-    if wait_ns < AT_ONCE_NS:
-        return {AT_ONCE: wait_ns}
-    spent = {SAME_MODEL: 0, OTHER_MODELS: 0}
+Part = tuple[str, int]
+
+
+def _time(part: Part) -> int:
+    return part[1]
+
+
+def _spans(runs: Iterable[Run], model: str, from_ns: int, now: int) -> list[tuple[int, int, bool]]:
+    """(start, end, of this model) of what ran since then, newest first and without overlaps."""
+    spans = []
     until_ns = now
-    for run in reversed(runs):
+    for run in runs:
         end_ns = min(run.end_ns or now, until_ns)
-        if end_ns <= request.arrival_ns:
+        if end_ns <= from_ns:
             break
-        until_ns = min(until_ns, max(run.start_ns, request.arrival_ns))
-        spent[SAME_MODEL if run.model == model else OTHER_MODELS] += max(0, end_ns - until_ns)
-    spent[HELD] = wait_ns - sum(spent.values())
-    return {reason: spent_ns for reason, spent_ns in spent.items() if spent_ns > 0}
+        if run.start_ns < end_ns:
+            spans.append((run.start_ns, end_ns, run.model == model))
+            until_ns = run.start_ns
+    return spans
+
+
+def _waited(request: Request, spans: list[tuple[int, int, bool]], now: int) -> list[Part]:
+    """Nanoseconds of the request's wait by reason; at least one."""
+    from_ns = request.arrival_ns
+    wait_ns = max(0, now - from_ns)
+    if request.retry:
+        return [(RESENT, wait_ns)]
+    if wait_ns < AT_ONCE_NS:
+        return [(AT_ONCE, wait_ns)]
+    same_ns = other_ns = 0
+    for start_ns, end_ns, is_same in spans:
+        if end_ns <= from_ns:
+            break
+        spent_ns = end_ns - max(from_ns, start_ns)
+        if is_same:
+            same_ns += spent_ns
+        else:
+            other_ns += spent_ns
+    parts = ((SAME_MODEL, same_ns), (OTHER_MODELS, other_ns), (HELD, wait_ns - same_ns - other_ns))
+    return [part for part in parts if part[1]]
