@@ -65,7 +65,7 @@ class Service:
         return await asyncio.shield(asyncio.ensure_future(send(0)))  # the driver's own: it goes on
 
     def is_decoupled(self, _call: InferCall) -> bool | None:
-        return None
+        return False
 
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         key = object()
