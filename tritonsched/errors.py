@@ -60,10 +60,24 @@ class GuardedName(ClientError):
     reason = "guarded-name"
 
 
+class GuardedUse(GuardedName):
+    """A request that would read or write such a region: answered as Triton does an unknown one."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+
+
 class Shielded(ClientError):
     """The request would end this Triton, or have it read foreign memory."""
 
     reason = "shielded"
+
+
+class ShieldedLoad(Shielded):
+    """Loading so would end this Triton. The status is that of releases which bear it."""
+
+    http_status = 500
+    grpc_code = "INTERNAL"
 
 
 class DeadlineError(TritonschedError):

@@ -45,6 +45,7 @@ COUNTERS = {
     "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
     "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
     "tuning_changes_total": ("Numbers that feedback changed.", ("knob", "direction")),
+    "shielded_total": ("Requests refused because they would end Triton.", ("rule",)),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
 }
 GAUGES = {
@@ -160,6 +161,11 @@ class Metrics:
     def lone(self, model: str, reason: str) -> None:
         """A call goes alone."""
         self._count("lone_requests_total", model, reason)
+
+    def shielded(self, rule: str) -> None:
+        """A request was refused by a rule of the shield."""
+        key = ("shielded_total", rule)
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def policy_reloaded(self, outcome: str, generation: int) -> None:
         """A reload ended: applied, refused or rolled-back."""

@@ -45,6 +45,7 @@ from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.seeding import Seeding
 from tritonsched.proxy.service import Proxy
+from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
 from tritonsched.proxy.timer import TimerFd
 from tritonsched.proxy.watch import FileWatch, signature
@@ -141,6 +142,8 @@ class Sidecar:
             observers=(self.ledger, self.metrics_registry, self.overview, self.tallies, feedback),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
+        self.shield = Shield(self.metrics_registry.shielded)
+        self.shield.adopt(**policy.shield.model_dump())
         self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
         self.recount = Recount(self.tallies, self.backend.request_counts)
         loop = asyncio.get_running_loop()
@@ -159,16 +162,7 @@ class Sidecar:
         )
         self._stack.callback(self.driver.close)
         self.tuner.drive(self.scheduler, self.driver)
-        watch = RepositoryWatch(
-            self.backend.repository_index,
-            changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made below
-        )
-        self.health = Health(
-            ready=self.backend.ready,
-            connect=self._connect,
-            tell=self.driver.set_server,
-            look=watch.look,
-        )
+        self.health = self._make_health()
         intake = Intake(policy.slo_classes(), policy.class_of_model)
         self.proxy = Proxy(
             self.driver,
@@ -181,11 +175,24 @@ class Sidecar:
             on_lone=self.metrics_registry.lone,
             regions=self.regions,
             recount=self.recount,
+            shield=self.shield,
         )
         repository = self.options.repository if self._embedded else None
         self.seeding = Seeding(self.scheduler, repository, say=self._say)
         self.proxy.on_announce = self.seeding.announced
         self._build_reloader(policy, intake)
+
+    def _make_health(self) -> Health:
+        watch = RepositoryWatch(
+            self.backend.repository_index,
+            changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made later
+        )
+        return Health(
+            ready=self.backend.ready,
+            connect=self._connect,
+            tell=self.driver.set_server,
+            look=watch.look,
+        )
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
         rule = policy.scheduler.policy
@@ -248,6 +255,7 @@ class Sidecar:
     async def _connect(self) -> None:
         """A (new) Triton is up: shared memory, caches, round trip."""
         await self.backend.connect()
+        self.shield.connected(self.backend.version)
         self.proxy.reconnected()
         await self.recount.reconnected()
         self.regions.forget()  # it may be another process

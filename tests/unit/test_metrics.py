@@ -47,6 +47,7 @@ def fed() -> Metrics:
     metrics.on_outcome(done.requests[1], Outcome.REJECTED, "queue-full", 7 * MS)
     metrics.lone("m", "ensemble")
     metrics.merge_failed("m")
+    metrics.shielded("json-depth")
     metrics.policy_reloaded("applied", 2)
     metrics.tuning_changed("safety", "up")
     metrics.set_speeds({"gpu0": DeviceSpeed()})

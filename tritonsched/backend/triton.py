@@ -76,6 +76,7 @@ class TritonBackend:
     """One Triton server behind its two ports; a `Backend`. Call `connect` when it has come up.
 
     transport, pool_bytes: see `Region`. shm_directory: where POSIX shared memory is.
+    version: Triton's own, as `2.51.0`; empty until it has told.
     batches_shm, batches_inline: batches by where their inputs went. fallbacks: batches that found
     no room in the pool, for inputs or outputs. malformed: answers refused.
     Raises StartupError if shared memory is asked for and there is no such room.
@@ -96,6 +97,7 @@ class TritonBackend:
         self.region = Region(self._control, transport, pool_bytes, shm_directory)
         self._repeats: set[asyncio.Task[None]] = set()
         self._mark = secrets.token_bytes(_MARK_BYTES)
+        self.version = ""
         self.batches_shm = 0
         self.batches_inline = 0
         self.fallbacks = 0
@@ -113,7 +115,14 @@ class TritonBackend:
 
         Raises TritonUnavailable; with transport system also BackendError or StartupError.
         """
+        self.version = await self._server_version()
         await self.region.connect()
+
+    async def _server_version(self) -> str:
+        try:
+            return await self._control.server_version()
+        except BackendError:  # it does not tell: every rule of the shield holds
+            return ""
 
     async def ready(self) -> bool:
         """Triton is up; single models may be loading or broken. Never raises."""

@@ -122,6 +122,27 @@ class TransportSection(_Section):
         return None if self.pool_mib is None else self.pool_mib * MIB
 
 
+ShieldRule = Literal[
+    "class-of-nothing", "class-of-text", "file-name", "json-depth", "json-shape", "json-unread",
+    "place-wraps", "region-offset", "shrunk-region", "strict-stream",
+]  # fmt: skip
+
+
+class ShieldSection(_Section):
+    """What is not let through to Triton."""
+
+    enabled: bool = Field(
+        default=True, description="Refuse requests that would end this release of Triton."
+    )
+    allow: list[ShieldRule] = Field(
+        default_factory=list, max_length=64, description="Rules that are not to hold."
+    )
+    guard_regions: bool = Field(
+        default=True,
+        description="Keep clients from shared memory of sidecars and of Triton itself.",
+    )
+
+
 class ReloadSection(_Section):
     """How a changed policy file is taken into use."""
 
@@ -156,6 +177,9 @@ class PolicyFile(_Section):
     )
     transport: TransportSection = Field(
         default=TransportSection(), description="How batches reach Triton."
+    )
+    shield: ShieldSection = Field(
+        default=ShieldSection(), description="What is not let through to Triton."
     )
     reload: ReloadSection = Field(
         default=ReloadSection(), description="How a changed policy file is taken into use."

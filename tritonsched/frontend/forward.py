@@ -12,6 +12,8 @@ from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.frontend.http_regions import region_call
 from tritonsched.frontend.model_statistics import http_statistics
 from tritonsched.frontend.service import InferService
+from tritonsched.proxy.asked import depth_of, files_in
+from tritonsched.proxy.shield import Document, Load
 from tritonsched.tensors import Buffer, HttpReply
 
 _REPOSITORY = re.compile(r"^/v2/repository/(?:[^/]+/)?models/([^/?]+)/(?:load|unload)(?:\?.*)?$")
@@ -36,7 +38,8 @@ async def forward_http(
     headers: tuple[tuple[str, str], ...],
     body: Buffer,
 ) -> HttpReply:
-    """A control call. Raises TritonUnavailable or GuardedName."""
+    """A control call. Raises TritonUnavailable, GuardedName or Shielded."""
+    service.shield.require(Document(depth_of(bytes(body))))
 
     async def ask(method: str, raw_path: str, body: Buffer) -> HttpReply:
         return await upstream.request(method, raw_path, headers, body)
@@ -54,6 +57,7 @@ async def forward_http(
             return HttpReply(400, "", reply.headers, b"")
         return reply
     model = repository.group(1)
+    service.shield.require(Load(model, files_in(bytes(body))))
     await service.invalidate(model)
     try:
         return await upstream.request(method, raw_path, headers, body)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.base import GrpcCalls
@@ -19,6 +20,8 @@ from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.model_statistics import GRPC_STATISTICS, grpc_statistics
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
+from tritonsched.proxy.asked import FILE
+from tritonsched.proxy.shield import Load
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
 
 INFER = f"{SERVICE}ModelInfer"
@@ -92,8 +95,10 @@ class GrpcMethods:
         return await grpc_statistics(self._service.tallies, ask, message)
 
     async def _reload(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
-        with contextlib.suppress(Exception):  # an undecodable one is Triton's to refuse
-            await self._service.invalidate(_RELOADS[method].FromString(message).model_name)
+        with contextlib.suppress(DecodeError):  # an undecodable one is Triton's to refuse
+            request = _RELOADS[method].FromString(message)
+            self._service.shield.require(_load_of(request))
+            await self._service.invalidate(request.model_name)
         try:
             return await self._upstream.unary(method, message, metadata)
         finally:
@@ -105,6 +110,11 @@ class GrpcMethods:
             return reply
         message = _NOT_SERVING if method == HEALTH_CHECK else b""  # ServerReadyResponse: not ready
         return GrpcReply("OK", "", message, reply.initial_metadata, reply.trailing_metadata)
+
+
+def _load_of(request: Any) -> Load:
+    names = [name for name in request.parameters if name.startswith(FILE)]
+    return Load(request.model_name, tuple(name.removeprefix(FILE) for name in names))
 
 
 def remaining_ns(left_s: float | None) -> int | None:

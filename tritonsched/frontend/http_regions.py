@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 
 from tritonsched.frontend.service import InferService
-from tritonsched.proxy.client_regions import ClientRegions
-from tritonsched.proxy.region_guard import is_hidden, require_free, require_free_text
+from tritonsched.proxy.asked import offsets_in
+from tritonsched.proxy.region_guard import RegionGuard
+from tritonsched.proxy.shield import Register
 from tritonsched.tensors import Buffer, HttpReply
 
 Ask = Callable[[str, str, Buffer], Awaitable[HttpReply]]
@@ -32,21 +33,22 @@ _OK = 200
 async def region_call(
     service: InferService, ask: Ask, method: str, raw_path: str, body: Buffer
 ) -> HttpReply | None:
-    """The answer to a shared-memory call; None: it is another call. Raises GuardedName."""
+    """The answer to a shared-memory call; None: it is another call. Raises GuardedName,
+    Shielded.
+    """
     call = _CALL.match(raw_path)
     if call is None:
         return None
     base, kind, name, verb = call.groups()
     if verb == "status" and method == "GET":
-        return await _status(ask, raw_path, name)
+        return await _status(service.shield.guard, ask, raw_path, name)
     if method != "POST" or verb == "status":
         return await ask(method, raw_path, body)
     if verb == "register":
-        regions = service.regions if kind == "system" else None
-        return await _register(regions, ask, raw_path, name or "", body)
+        return await _register(service, ask, raw_path, name or "", body, is_system=kind == "system")
     if kind == "system" and name is None:
         return await _unregister_all(service, ask, base, raw_path, body)
-    require_free(name or "")
+    service.shield.guard.require_free(name or "")
     reply = await ask(method, raw_path, body)
     if reply.status == _OK and kind == "system":
         service.regions.unregistered(name or "")
@@ -54,14 +56,17 @@ async def region_call(
 
 
 async def _register(
-    regions: ClientRegions | None, ask: Ask, raw_path: str, name: str, body: Buffer
+    service: InferService, ask: Ask, raw_path: str, name: str, body: Buffer, *, is_system: bool
 ) -> HttpReply:
-    given = _read(bytes(body))
-    require_free(name, str(given.get("key", "")))
+    text, guard, regions = bytes(body), service.shield.guard, service.regions
+    given = _read(text)
+    guard.require_free(name, str(given.get("key", "")))
     if not given:
-        require_free_text(bytes(body))
+        guard.require_free_text(text)
+    if is_system:
+        service.shield.require(Register(name, offsets_in(text)))
     reply = await ask("POST", raw_path, body)
-    if reply.status == _OK and regions is not None:
+    if reply.status == _OK and is_system:
         regions.unregistered(name)  # what we cannot read is not remembered
         key, offset, size = given.get("key"), given.get("offset", 0), given.get("byte_size")
         if isinstance(key, str) and isinstance(offset, int) and isinstance(size, int):
@@ -79,14 +84,14 @@ def _read(body: bytes) -> dict[str, Any]:
     return made if len(made) == len(pairs) else {}
 
 
-async def _status(ask: Ask, raw_path: str, name: str | None) -> HttpReply:
-    if name is not None and is_hidden(name):
+async def _status(guard: RegionGuard, ask: Ask, raw_path: str, name: str | None) -> HttpReply:
+    if name is not None and guard.is_hidden(name):
         reply = await ask("GET", raw_path.replace(name, _ALIAS), b"")
         body = bytes(reply.body).replace(_ALIAS.encode(), name.encode())
         return HttpReply(reply.status, reply.reason, reply.headers, body)
     reply = await ask("GET", raw_path, b"")
     regions = _regions(reply)
-    shown = [region for region in regions if not is_hidden(region["name"])]
+    shown = [region for region in regions if not guard.is_hidden(region["name"])]
     if len(shown) == len(regions):
         return reply
     return HttpReply(reply.status, reply.reason, _unsized(reply), orjson.dumps(shown))
@@ -107,7 +112,8 @@ async def _unregister_all(
     service: InferService, ask: Ask, base: str, raw_path: str, body: Buffer
 ) -> HttpReply:
     names = [region["name"] for region in _regions(await ask("GET", f"{base}/status", b""))]
-    if not any(map(is_hidden, names)):
+    guard = service.shield.guard
+    if not any(map(guard.is_hidden, names)):
         reply = await ask("POST", raw_path, body)
         if reply.status == _OK:
             service.regions.forget()
@@ -115,7 +121,7 @@ async def _unregister_all(
     # An unknown name is no error to Triton: its answer is the one for having closed them all.
     answer = await ask("POST", f"{base}/region/{_ALIAS}/unregister", b"")
     for name in names:
-        if is_hidden(name) or not _IN_PATH.match(name):
+        if guard.is_hidden(name) or not _IN_PATH.match(name):
             continue
         reply = await ask("POST", f"{base}/region/{name}/unregister", b"")
         if reply.status == _OK:

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 
 class InferService(Protocol):
     """`proxy.service.Proxy` to a server. regions: what clients have registered. tallies: what
-    Triton's statistics lack.
+    Triton's statistics lack. shield: what is not let through to it.
     """
 
     regions: ClientRegions
     tallies: Tallies
+    shield: Shield
 
     def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         """Have one call answered; `done` hears how it ended, once, maybe before this returns.

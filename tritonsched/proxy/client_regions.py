@@ -16,11 +16,11 @@ no error: the request goes alone, as it came, and Triton reads the region itself
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from tritonsched.backend.shared_memory import SHM
-from tritonsched.errors import RegionFault, Shielded
+from tritonsched.errors import RegionFault
 from tritonsched.tensors import Buffer, ShmRef
 
 REGIONS_MAX = 512  # each is an open file, of which a process has 1024 by default
@@ -111,24 +111,11 @@ class ClientRegions:
         """Triton is another process, or has closed them all."""
         self._regions.clear()
 
-    def of(self, refs: Iterable[ShmRef]) -> Regions:
+    def named(self, names: Collection[str]) -> Regions:
         """Those of a request's regions that are known, for as long as it needs them."""
-        named = {ref.region for ref in refs}
-        return {name: region for name, region in self._regions.items() if name in named}
+        return {name: self._regions[name] for name in names if name in self._regions}
 
 
 def hold_all(regions: Regions, refs: Iterable[ShmRef]) -> bool:
     """Whether every place lies in a known region; otherwise Triton has to word what is wrong."""
     return all(ref.region in regions and regions[ref.region].holds(ref) for ref in refs)
-
-
-def require_whole(regions: Regions) -> None:
-    """Raises Shielded if a region was made smaller than it was when Triton mapped it: Triton's
-    reading it past its end is SIGBUS, with every release.
-    """
-    for name, region in regions.items():
-        if not region.is_whole:
-            raise Shielded(
-                f"shared memory region '{name}' is smaller than it was when it was registered; "
-                "unregister it and register it again"
-            )

@@ -38,7 +38,7 @@ from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.assembly import join, placed, split
-from tritonsched.proxy.client_regions import require_whole
+from tritonsched.proxy.client_regions import Regions
 from tritonsched.proxy.explaining import explain, is_ok
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.job import Job
@@ -79,7 +79,7 @@ class Driver:
     batch's message was written, in ns. on_lost: Triton did not answer a batch.
     on_taken_apart: this merged batch failed and is sent one by one; with resend_failed
     False its members hear its error. is_current: Triton still serves the model so; otherwise its
-    queued calls are not merged.
+    queued calls are not merged. require_harmless: raises Shielded if regions would end Triton.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Driver:
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
         self.is_current = is_current
+        self.require_harmless: Callable[[Regions], None] = lambda _: None
         self._resend_failed = resend_failed
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
@@ -282,7 +283,7 @@ class Driver:
         self._wake()
 
     async def _forward(self, job: Job) -> Answer:
-        require_whole(job.regions)  # Triton has them mapped: reading past the end is its end
+        self.require_harmless(job.regions)  # now: a client may shrink them while it waits
         return await self._backend.forward(job.call)
 
     async def _worded(self, job: Job) -> None:

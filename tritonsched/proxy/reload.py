@@ -101,6 +101,7 @@ class LivePolicy:
             self._scheduler.set_policy(POLICIES[self._rule](), now)
         self._intake.adopt(policy.slo_classes(), policy.class_of_model)
         self._proxy.limit_tensor_bytes(policy.limits.tensor_bytes_max)
+        self._proxy.shield.adopt(**policy.shield.model_dump())
         given = policy.tuning()
         tuning = replace(
             self._scheduler.tuning,

@@ -16,6 +16,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.variant import Variant
 from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
 from tritonsched.proxy.answered import answered
+from tritonsched.proxy.asked import asked_of
 from tritonsched.proxy.client_regions import ClientRegions, Regions, hold_all
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
@@ -23,6 +24,7 @@ from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.proxy.recount import Recount
+from tritonsched.proxy.shield import Document, Infer, Shield, Strict, Use
 from tritonsched.proxy.streaming import Sequences, sequence_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
@@ -30,6 +32,8 @@ MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 MEMORY_RETRY_NS = 100_000_000
 _NO_REGIONS: Regions = {}
+_NO_NAMES: frozenset[str] = frozenset()
+_STRICT = ("triton_grpc_error", "true")  # metadata of a stream
 
 _log = structlog.get_logger()
 
@@ -85,7 +89,7 @@ class Proxy:
     held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
     held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
     alone. regions: shared memory that clients have registered. recount: what Triton counts
-    otherwise than clients do, in step with its counters.
+    otherwise than clients do, in step with its counters. shield: what is not let through to it.
     """
 
     def __init__(
@@ -101,11 +105,14 @@ class Proxy:
         on_lone: Callable[[str, str], None],
         regions: ClientRegions,
         recount: Recount,
+        shield: Shield | None = None,
     ) -> None:
         self._driver = driver
         self.tallies = recount.tallies
         self._recount = recount
         self.regions = regions
+        self.shield = shield or Shield()
+        driver.require_harmless = lambda regions: self.shield.require(Use(regions))
         self._backend = backend
         self._intake = intake
         self._signatures = Signatures()
@@ -233,10 +240,17 @@ class Proxy:
         return None
 
     def _job(self, call: InferCall, info: ModelInfo, send: Send | None = None) -> Job:
-        """Raises BadDeadline or UnknownClass."""
+        """Raises BadDeadline, UnknownClass, Shielded or GuardedUse."""
         lone, signature = self._judged(call, info)
         refs = call.refs
-        regions = self.regions.of(refs) if refs else _NO_REGIONS
+        names = frozenset(ref.region for ref in refs) if refs else _NO_NAMES
+        if call.lone_reason:
+            names = names | self._required(call, info)
+            if send is not None and _STRICT in call.headers:
+                self.shield.require(Strict())
+        if names:
+            self.shield.guard.require_unused(names)
+        regions = self.regions.named(names) if names else _NO_REGIONS
         if refs and not lone and not hold_all(regions, refs):
             lone = "region-unknown"
         if lone:
@@ -244,6 +258,15 @@ class Proxy:
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
         in_sequence = send is None and sequence_of(call, info) is not None
         return Job(call, info, request, lone, clipped, regions, send, in_sequence)
+
+    def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
+        """The regions of a call whose form was not read. Raises Shielded if it may not go on."""
+        asked = asked_of(call)
+        self.shield.require(Document(asked.depth()))
+        if call.lone_reason == "generate":
+            return frozenset()  # its members are the model's own
+        self.shield.require(Infer(asked, info))
+        return asked.regions()
 
     def _submit_unknown(self, call: InferCall, done: Done, send: Send | None) -> Cancel:
         task = asyncio.get_running_loop().create_task(
@@ -260,6 +283,7 @@ class Proxy:
         try:
             info = await self._ask(call)
             if info is None:
+                self.shield.guard.require_unused(self._required(call, None))
                 return await (self._backend.forward(call) if send is None else send(0))
         finally:
             self._held.give_back(size)

@@ -19,6 +19,8 @@ from tritonsched.tensors import Buffer, GrpcReply, HttpReply
 Edit = Callable[[Any], None]
 _UNKNOWN = "Request for unknown model: '{}' is not found"
 
+VERSION = "2.51.0"
+
 
 class Refusal(Exception):
     """Triton's error status."""
@@ -88,6 +90,9 @@ class FakeGrpc(GrpcUpstream):
 
     async def _ServerLive(self, _: Any) -> Any:  # noqa: N802  # the RPC's name
         return pb.ServerLiveResponse(live=True)
+
+    async def _ServerMetadata(self, _: Any) -> Any:  # noqa: N802
+        return pb.ServerMetadataResponse(version=VERSION)
 
     async def _RepositoryIndex(self, _: Any) -> Any:  # noqa: N802
         answer = pb.RepositoryIndexResponse()

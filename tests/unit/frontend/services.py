@@ -7,6 +7,7 @@ from typing import Any
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.status import known
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
 from tritonsched.tensors import (
     Answer,
@@ -45,6 +46,7 @@ class Service:
         self.closes: dict[object, Callable[[], None]] = {}
         self.regions = ClientRegions(is_local=lambda: True)
         self.tallies = Tallies()
+        self.shield = Shield()
         self._answer = answer
 
     @property

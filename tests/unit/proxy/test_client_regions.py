@@ -1,17 +1,14 @@
-"""Clients' regions: what is read, what is refused, how long they live, whose they are."""
+"""Clients' regions: what is read, what is refused, how long they live."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tritonsched.errors import GuardedName, RegionFault, Shielded
+from tritonsched.errors import RegionFault
 from tritonsched.proxy import client_regions
-from tritonsched.proxy.client_regions import ClientRegions, hold_all, require_whole
-from tritonsched.proxy.region_guard import is_hidden, require_free, require_free_text
+from tritonsched.proxy.client_regions import ClientRegions, hold_all
 from tritonsched.tensors import ShmRef
-
-POOL = "tritonsched-12-0123abcd"
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def regions(tmp_path: Path) -> ClientRegions:
 def test_a_place_counts_from_where_the_region_was_registered(regions: ClientRegions) -> None:
     regions.registered("a", "/r", 8, 16)
     ref = ShmRef("a", 2, 4)
-    held = regions.of([ref])
+    held = regions.named({ref.region})
     assert held["a"].read(ref) == bytes([10, 11, 12, 13])
     held["a"].write(ref, b"xy")
     assert held["a"].read(ref) == b"xy" + bytes([12, 13])
@@ -33,8 +30,8 @@ def test_a_place_counts_from_where_the_region_was_registered(regions: ClientRegi
 def test_a_place_outside_is_not_held(regions: ClientRegions, place: tuple[int, int]) -> None:
     regions.registered("a", "/r", 8, 16)
     ref = ShmRef("a", *place)
-    assert not hold_all(regions.of([ref]), [ref])
-    assert hold_all(regions.of([ref]), [ShmRef("a", 0, 16)])
+    assert not hold_all(regions.named({ref.region}), [ref])
+    assert hold_all(regions.named({ref.region}), [ShmRef("a", 0, 16)])
 
 
 @pytest.mark.parametrize("key", ["", "/", "/..", "/.", "/a/b", "/none", "/r\0x/y", "//r", "r"])
@@ -65,7 +62,7 @@ def test_their_number_is_bounded(regions: ClientRegions, monkeypatch: pytest.Mon
     monkeypatch.setattr(client_regions, "REGIONS_MAX", 1)
     regions.registered("a", "/r", 0, 4)
     regions.registered("b", "/r", 0, 4)
-    assert regions.of([ShmRef("a", 0, 1), ShmRef("b", 0, 1)]).keys() == {"a"}
+    assert regions.named({"a", "b"}).keys() == {"a"}
 
 
 def test_who_uses_a_region_keeps_it_though_it_is_unregistered_and_its_key_is_anothers(
@@ -73,12 +70,12 @@ def test_who_uses_a_region_keeps_it_though_it_is_unregistered_and_its_key_is_ano
 ) -> None:
     ref = ShmRef("a", 0, 2)
     regions.registered("a", "/r", 0, 4)
-    held = regions.of([ref])
+    held = regions.named({ref.region})
     (tmp_path / "r").unlink()
     (tmp_path / "r").write_bytes(b"new!")
-    assert regions.of([ref])["a"].read(ref) == b"\x00\x01"
+    assert regions.named({ref.region})["a"].read(ref) == b"\x00\x01"
     regions.unregistered("a")
-    assert regions.of([ref]) == {}
+    assert regions.named({ref.region}) == {}
     assert held["a"].read(ref) == b"\x00\x01"
 
 
@@ -87,20 +84,19 @@ def test_a_region_that_shrank_is_an_error_and_no_signal(
 ) -> None:
     ref = ShmRef("a", 0, 32)
     regions.registered("a", "/r", 0, 32)
-    held = regions.of([ref])
-    require_whole(held)
+    held = regions.named({ref.region})
+    assert held["a"].is_whole
     os.truncate(tmp_path / "r", 16)
     with pytest.raises(RegionFault, match="made smaller"):
         held["a"].read(ref)
     with pytest.raises(RegionFault, match="has no 1 bytes"):
         held["a"].write(ref, b"1")
-    with pytest.raises(Shielded, match="register it again"):
-        require_whole(held)
+    assert not held["a"].is_whole
 
 
 def test_more_than_its_place_is_not_written(regions: ClientRegions) -> None:
     regions.registered("a", "/r", 0, 32)
-    region = regions.of([ShmRef("a", 0, 4)])["a"]
+    region = regions.named({"a"})["a"]
     with pytest.raises(RegionFault):
         region.write(ShmRef("a", 0, 4), b"12345")
     assert region.read(ShmRef("a", 0, 5)) == bytes(range(5))
@@ -110,18 +106,3 @@ def test_another_triton_knows_none(regions: ClientRegions) -> None:
     regions.registered("a", "/r", 0, 4)
     regions.forget()
     assert len(regions) == 0
-
-
-@pytest.mark.parametrize("name", [POOL, f"//{POOL}", "triton_python_backend_shm_region_1"])
-def test_what_is_not_a_clients_is_guarded(name: str) -> None:
-    with pytest.raises(GuardedName, match="not a client's"):
-        require_free("mine", name)
-    with pytest.raises(GuardedName):
-        require_free_text(b'{"key":"\\u002f' + name.replace("t", "\\u0074").encode() + b'"}')
-
-
-def test_a_clients_own_names_are_free() -> None:
-    require_free("input0_data", "/my-tritonsched-x", "")
-    require_free_text(b'{"key":"/input"')
-    assert is_hidden(POOL)
-    assert not is_hidden("tritonsched-x")
