@@ -20,7 +20,7 @@ class Recount:
         """A model was loaded or unloaded, or is about to be. Never raises: it is looked again
         whenever statistics are asked for.
         """
-        if self.tallies.is_empty:
+        if not self.tallies.may_begin_anew:
             return
         mark = self.tallies.mark()
         try:

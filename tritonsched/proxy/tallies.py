@@ -25,6 +25,8 @@ Key = tuple[str, str]
 Count = tuple[int, int]
 """Triton's requests of a version: (succeeded, failed)."""
 Mark = Mapping[Key, int]
+_NONE: Count = (0, 0)
+_GONE: Count = (-1, 0)
 
 
 @dataclass(slots=True)
@@ -137,6 +139,11 @@ class Tallies:
         return (model, "") in self._tallies
 
     @property
+    def may_begin_anew(self) -> bool:
+        """Something was counted, by us or by Triton before we came: a look is worth its call."""
+        return bool(self._tallies or self._bases)
+
+    @property
     def is_empty(self) -> bool:
         """Nothing was counted: Triton's answers are right as they are."""
         return not self._tallies
@@ -163,11 +170,9 @@ class Tallies:
             if key[0] in gone and (not key[1] or key not in counts):
                 self._forget(key)
         floors = self._settle(mark, counts)
-        for key in [key for key in self._tallies if not model or key[0] == model]:
-            if key not in counts or counts[key][0] < floors.get(key, 0):
-                self._forget(key)
-            else:
-                self._tallies[key].seen = max(self._tallies[key].seen, counts[key][0])
+        for key in {*self._tallies, *self._bases}:
+            if not model or key[0] == model:
+                self._check(key, floors.get(key, 0), counts.get(key, _GONE)[0])
 
     def reconnected(self, mark: Mark, counts: Mapping[Key, Count]) -> None:
         """Triton answers again, and it may be another process: keep what was counted only if its
@@ -175,7 +180,7 @@ class Tallies:
         """
         floors = self._settle(mark, counts)
         is_same = any(floor > 0 for floor in floors.values()) and all(
-            counts.get(key, (-1, 0))[0] >= floor for key, floor in floors.items()
+            counts.get(key, _GONE)[0] >= floor for key, floor in floors.items()
         )
         if not is_same:
             self._tallies.clear()
@@ -193,6 +198,13 @@ class Tallies:
                 floors[model, version] = floors.get((model, version), tally.base[0]) + floor
         return floors
 
+    def _check(self, key: Key, floor: int, succeeded: int) -> None:
+        tally = self._tallies.get(key)
+        if succeeded < max(floor, self._bases.get(key, _NONE)[0]):
+            self._forget(key)
+        elif tally is not None:
+            tally.seen = max(tally.seen, succeeded)
+
     def _forget(self, key: Key) -> None:
         self._tallies.pop(key, None)
         self._bases.pop(key, None)
@@ -203,7 +215,7 @@ class Tallies:
         if tally is None:
             while len(self._tallies) >= VERSIONS_MAX:
                 del self._tallies[next(iter(self._tallies))]
-            tally = self._tallies[key] = Tally(base=self._bases.get(key, (0, 0)))
+            tally = self._tallies[key] = Tally(base=self._bases.get(key, _NONE))
         return tally
 
 

@@ -200,6 +200,14 @@ def test_what_triton_had_counted_before_the_sidecar_came_is_its_base(key: Key) -
     assert tally_of(tallies, ONE).base == (0, 0)
 
 
+def test_a_base_is_void_too_when_a_version_begins_anew_before_it_was_asked() -> None:
+    tallies = Tallies()
+    tallies.reconnected(tallies.mark(late_max=0), {ONE: (7, 2)})
+    assert (tallies.is_empty, tallies.may_begin_anew) == (True, True)
+    tallies.compare(tallies.mark(), counts(m_1=0))
+    assert not tallies.may_begin_anew
+
+
 def test_versions_and_batch_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest version is forgotten; sizes beyond the bound share one entry."""
     monkeypatch.setattr(module, "VERSIONS_MAX", 2)
