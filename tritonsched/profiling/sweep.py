@@ -14,6 +14,7 @@ from typing import Protocol
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Index
+from tritonsched.backend.embedded_env import PROOF_MODEL
 from tritonsched.bench.payload import Inputs, grpc_message, inputs
 from tritonsched.config.profile_file import MODELS_MAX, POINTS_MAX, ModelTimes, Point
 from tritonsched.errors import BackendError, TritonschedError
@@ -96,7 +97,10 @@ def shapes_of(model: str, shapes: Shapes) -> Shapes:
 
 
 async def ready_models(server: Server, wished: tuple[str, ...]) -> dict[str, str]:
-    """The newest ready version by model, in order of name. Raises BackendError in words."""
+    """The newest ready version by model, in order of name, without the embedded Triton's own.
+
+    Raises BackendError in words.
+    """
     index = await server.repository_index()
     if index is None:
         raise BackendError("Triton does not tell its models (repository index)")
@@ -105,7 +109,7 @@ async def ready_models(server: Server, wished: tuple[str, ...]) -> dict[str, str
     if missing := sorted(set(wished) - found.keys()):
         known = ", ".join(found)[:500] or "none"
         raise BackendError(f"Triton has no ready model {', '.join(missing)}; it has: {known}")
-    chosen = {name: found[name] for name in sorted(wished or found)}
+    chosen = {name: found[name] for name in sorted(wished or found) if name != PROOF_MODEL}
     if len(chosen) > MODELS_MAX:
         raise BackendError(f"{len(chosen)} models; name at most {MODELS_MAX} with --models")
     return chosen

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.profiling.profiles import SHA
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.backend.control import Index
+from tritonsched.backend.embedded_env import PROOF_MODEL
 from tritonsched.config.profile_file import MODELS_MAX
 from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.profiling.stable import RUNS_MIN, WARM_RUNS
@@ -210,6 +211,8 @@ async def test_the_newest_ready_version_of_each_model_is_taken() -> None:
         {("b", "9", "READY"), ("b", "10", "READY"), ("a", "1", "READY"), ("c", "", "UNAVAILABLE")}
     )
     assert await ready_models(server, ()) == {"a": "1", "b": "10"}
+    server.index |= {(PROOF_MODEL, "1", "READY")}
+    assert PROOF_MODEL not in await ready_models(server, ())
     assert await ready_models(server, ("b",)) == {"b": "10"}
 
 
