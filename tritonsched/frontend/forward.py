@@ -16,7 +16,7 @@ from tritonsched.proxy.asked import depth_of, files_in
 from tritonsched.proxy.shield import Document, Load
 from tritonsched.tensors import Buffer, HttpReply
 
-_REPOSITORY = re.compile(r"^/v2/repository/(?:[^/]+/)?models/([^/?]+)/(?:load|unload)(?:\?.*)?$")
+_REPOSITORY = re.compile(r"^/v2/repository/(?:[^/]+/)?models/([^/?]+)/(load|unload)(?:\?.*)?$")
 _READY = re.compile(r"^/v2/health/ready(?:\?.*)?$")
 _GENERATE = re.compile(
     r"^/v2/models/([^/?]+)(?:/versions/([0-9]+))?/generate(?:_stream)?(?:\?.*)?$"
@@ -57,7 +57,8 @@ async def forward_http(
             return HttpReply(400, "", reply.headers, b"")
         return reply
     model = repository.group(1)
-    service.shield.require(Load(model, files_in(bytes(body))))
+    if repository.group(2) == "load":
+        service.shield.require(Load(model, files_in(bytes(body))))
     await service.invalidate(model)
     try:
         return await upstream.request(method, raw_path, headers, body)

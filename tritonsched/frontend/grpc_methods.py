@@ -29,8 +29,9 @@ STREAM = f"{SERVICE}ModelStreamInfer"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _NOT_SERVING = b"\x08\x02"  # HealthCheckResponse(status=NOT_SERVING)
 _READY = f"{SERVICE}ServerReady"
+_LOAD = f"{SERVICE}RepositoryModelLoad"
 _RELOADS: dict[str, Any] = {
-    f"{SERVICE}RepositoryModelLoad": pb.RepositoryModelLoadRequest,
+    _LOAD: pb.RepositoryModelLoadRequest,
     f"{SERVICE}RepositoryModelUnload": pb.RepositoryModelUnloadRequest,
 }
 _FORWARDED = frozenset(
@@ -97,7 +98,8 @@ class GrpcMethods:
     async def _reload(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
         with contextlib.suppress(DecodeError):  # an undecodable one is Triton's to refuse
             request = _RELOADS[method].FromString(message)
-            self._service.shield.require(_load_of(request))
+            if method == _LOAD:
+                self._service.shield.require(_load_of(request))
             await self._service.invalidate(request.model_name)
         try:
             return await self._upstream.unary(method, message, metadata)
