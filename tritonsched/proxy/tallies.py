@@ -7,6 +7,7 @@ answer. Triton's counters begin anew when a model is loaded, and with Triton; so
 that is gone, or whose count fell below what it must have reached, is forgotten (`compare`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ Key = tuple[str, str]
 Count = tuple[int, int]
 """Triton's requests of a version: (succeeded, failed)."""
 Mark = Mapping[Key, int]
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _NONE: Count = (0, 0)
 _GONE: Count = (-1, 0)
 
@@ -210,13 +212,20 @@ class Tallies:
         self._bases.pop(key, None)
 
     def _tally(self, model: str, version: str) -> Tally:
-        key = (model, version)
+        key = (model, _as_triton_says(version))
         tally = self._tallies.get(key)
         if tally is None:
             while len(self._tallies) >= VERSIONS_MAX:
                 del self._tallies[next(iter(self._tallies))]
             tally = self._tallies[key] = Tally(base=self._bases.get(key, _NONE))
         return tally
+
+
+def _as_triton_says(version: str) -> str:
+    """A client's version as Triton names it: to Triton `01` is 1, and -1 the newest."""
+    if not _NUMBER.fullmatch(version):
+        return version
+    return "" if version.startswith("-") else str(int(version))
 
 
 def _newest(counts: Mapping[Key, Count]) -> dict[str, str]:

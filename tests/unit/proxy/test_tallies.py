@@ -159,6 +159,19 @@ def test_a_version_that_is_gone_is_forgotten_with_what_was_open() -> None:
     assert tally_of(tallies, OTHER).calls == 1
 
 
+@pytest.mark.parametrize(
+    ("version", "key"), [("01", ONE), ("1", ONE), ("-1", TEN), ("", TEN), ("--1", None)]
+)
+def test_a_version_is_the_same_however_clients_write_it(version: str, key: Key | None) -> None:
+    """What is no number names none."""
+    tallies = Tallies()
+    many(tallies, TWO, 1)
+    many(tallies, ("m", version), 1)
+    tallies.compare(tallies.mark(), counts(m_1=9, m_2=9, m_10=9))
+    assert tally_of(tallies, TWO).calls == 1
+    assert [k for k in (ONE, TEN) if tallies.of(*k)] == ([key] if key else [])
+
+
 def test_asked_of_one_model_the_others_stay_open() -> None:
     tallies = Tallies()
     many(tallies, NEWEST, 1)
