@@ -69,11 +69,16 @@ def _decoded(reply: HttpReply) -> HttpReply:
     decode = _DECODERS.get(reply.header("content-encoding"))
     if b'"inference_stats"' in reply.body:
         models = json.loads(reply.body)["model_stats"]
-        return HttpReply(reply.start, (), str([(m["name"], m["version"]) for m in models]).encode())
+        return HttpReply(reply.start, (), str([_form(model) for model in models]).encode())
     if decode is None:
         return reply
     headers = tuple(pair for pair in reply.headers if pair[0] != "content-length")
     return replace(reply, headers=headers, body=decode(reply.body))
+
+
+def _form(model: dict[str, Any]) -> tuple[Any, ...]:
+    """Of a model's statistics: which it is, and the members in their order."""
+    return model["name"], model["version"], list(model), list(model["inference_stats"])
 
 
 def _says(outcome: HttpOutcome, status: str) -> bool:
