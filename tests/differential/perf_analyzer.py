@@ -2,8 +2,9 @@
 
     make perf-analyzer                 # sets perf_analyzer up (Debian or Ubuntu), then this
 
-For each way: does it complete, as it does against Triton itself; does Triton's own count of
-requests, as perf_analyzer reads it through the sidecar, agree with what it sent. Figures of speed
+For each way: does it complete, as it does against Triton itself; do Triton's counts of rows and of
+requests, as perf_analyzer reads them through the sidecar, agree with what it sent; is a request's
+time at the server made of queue and execution, and no longer than the client's. Figures of speed
 are not compared: a few seconds on a shared machine say nothing.
 """
 
@@ -23,6 +24,10 @@ from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
 TOLERANCE = 0.05  # of the requests: windows of client and server do not begin at the same moment
+LONGER_MAX = (
+    2.0  # as long at the server as at the client, for the same reason; a wait counted twice
+)
+ROUNDED_US = 4  # four parts, each rounded
 COMMON = (
     "--measurement-mode", "count_windows", "--measurement-request-count", "50",
     "--max-trials", "6", "--stability-percentage", "999",
@@ -49,16 +54,51 @@ WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What perf_analyzer said. sent, counted: requests by its own and by the server's count."""
+    """What perf_analyzer said. rows: of a request. sent: requests by its own count; counted: rows
+    by the server's count, as requests; served: requests by the server's. latency_us: mean of a
+    request, at the client. server_us: at the server; parts_us: queue and execution of that.
+    """
 
     code: int
-    sent: int
-    counted: int
     text: str
+    rows: int = 1
+
+    @property
+    def sent(self) -> int:
+        return found("Request count", self.text)
+
+    @property
+    def counted(self) -> int:
+        return found("Inference count", self.text) // self.rows
+
+    @property
+    def served(self) -> int:
+        return found("Successful request count", self.text)
+
+    @property
+    def latency_us(self) -> int:
+        return found("Avg latency", self.text)
+
+    @property
+    def server_us(self) -> int:
+        return found("Avg request latency", self.text)
+
+    @property
+    def parts_us(self) -> int:
+        return sum(map(int, re.findall(r"(?:queue|compute \w+) (\d+) usec", self.text)))
 
     @property
     def is_sane(self) -> bool:
-        return self.sent > 0 and abs(self.counted - self.sent) <= max(8, TOLERANCE * self.sent)
+        return (
+            self.sent > 0
+            and self._agrees(self.counted)
+            and self._agrees(self.served)
+            and 0 < self.parts_us <= self.server_us + ROUNDED_US
+            and self.server_us <= LONGER_MAX * self.latency_us
+        )
+
+    def _agrees(self, count: int) -> bool:
+        return abs(count - self.sent) <= max(8, TOLERANCE * self.sent)
 
 
 async def run(binary: Path, wire: str, address: str, arguments: tuple[str, ...]) -> Run:
@@ -76,12 +116,10 @@ async def run(binary: Path, wire: str, address: str, arguments: tuple[str, ...])
     except TimeoutError:
         process.kill()
         await process.wait()
-        return Run(-1, 0, 0, f"took longer than {TIMEOUT_S:g} s")
-    text = output.decode(errors="replace")
+        return Run(-1, f"took longer than {TIMEOUT_S:g} s")
     assert process.returncode is not None
-    return Run(
-        process.returncode, found("Request count", text), found("Inference count", text), text
-    )
+    rows = int(arguments[arguments.index("-b") + 1]) if "-b" in arguments else 1
+    return Run(process.returncode, output.decode(errors="replace"), rows)
 
 
 def found(name: str, text: str) -> int:
@@ -119,15 +157,18 @@ async def compare(binary: Path) -> int:
 
 def told(wire: str, arguments: tuple[str, ...], raw: Run, ours: Run) -> bool:
     """Print one line; whether something is wrong."""
-    rows = int(arguments[arguments.index("-b") + 1]) if "-b" in arguments else 1
-    ours = Run(ours.code, ours.sent, ours.counted // rows, ours.text)
-    raw = Run(raw.code, raw.sent, raw.counted // rows, raw.text)
     wrong = ours.code != raw.code or (raw.is_sane and not ours.is_sane)
-    line = f"{'DIFFERS' if wrong else 'ok':8}{wire} {' '.join(arguments)}: {ours.sent} sent, "
-    sys.stdout.write(line + f"{ours.counted} counted; Triton: {raw.sent}, {raw.counted}\n")
+    line = f"{'DIFFERS' if wrong else 'ok':8}{wire} {' '.join(arguments)}: {figures(ours)}"
+    sys.stdout.write(f"{line}; Triton: {figures(raw)}\n")
     if wrong:
         sys.stdout.write(ours.text[-2000:] + "\n")
     return wrong
+
+
+def figures(run: Run) -> str:
+    """In one line."""
+    counts = f"{run.sent} sent, {run.counted} counted, {run.served} served"
+    return f"{counts}, {run.server_us} of {run.latency_us} us at the server"
 
 
 def main() -> None:
