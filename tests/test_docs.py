@@ -97,6 +97,13 @@ def test_every_rule_is_named() -> None:
         assert f"`{name}`" in README
 
 
+def test_every_option_of_profile_is_described_and_exists() -> None:
+    command = typer.main.get_command(app).commands["profile"]  # type: ignore[attr-defined]  # a group
+    options = {name for p in command.params for name in p.opts if name.startswith("--")}
+    described = first_cells(section("Profiles: `tritonsched profile`"))
+    assert described == options - {"--help"}
+
+
 def test_every_option_of_simulate_is_described_and_exists() -> None:
     command = typer.main.get_command(app).commands["simulate"]  # type: ignore[attr-defined]  # a group
     options = {name for p in command.params for name in p.opts if name.startswith("--")}
