@@ -19,8 +19,6 @@ from tritonsched.tensors import Buffer, GrpcReply, HttpReply
 Edit = Callable[[Any], None]
 _UNKNOWN = "Request for unknown model: '{}' is not found"
 
-VERSION = "2.51.0"
-
 
 class Refusal(Exception):
     """Triton's error status."""
@@ -61,6 +59,7 @@ class FakeGrpc(GrpcUpstream):
         self.calls: list[str] = []
         self.requests: list[Any] = []
         self.is_up = True
+        self.version = "2.51.0"
         self.in_use: set[str] = set()
         self.ensembles: dict[str, tuple[str, ...]] = {}
         self.on_gpu: dict[str, int] = {}
@@ -92,7 +91,9 @@ class FakeGrpc(GrpcUpstream):
         return pb.ServerLiveResponse(live=True)
 
     async def _ServerMetadata(self, _: Any) -> Any:  # noqa: N802
-        return pb.ServerMetadataResponse(version=VERSION)
+        if not self.version:
+            raise Refusal("UNAVAILABLE", "This protocol is restricted")
+        return pb.ServerMetadataResponse(version=self.version)
 
     async def _RepositoryIndex(self, _: Any) -> Any:  # noqa: N802
         answer = pb.RepositoryIndexResponse()

@@ -254,6 +254,15 @@ async def test_closing_after_triton_has_gone_removes_the_region(there: Setup) ->
     assert there.files() == []
 
 
+@pytest.mark.parametrize("version", ["2.51.0", "2.70.1", ""])
+async def test_its_version_is_asked_at_each_connect_and_unknown_if_it_does_not_tell(
+    there: Setup, version: str
+) -> None:
+    there.grpc.version = version
+    await there.backend.connect()
+    assert there.backend.version == version
+
+
 async def test_a_triton_that_is_away_is_not_ready_and_cannot_be_asked(there: Setup) -> None:
     """`ready` never raises; the others say so."""
     there.grpc.is_up = False

@@ -13,8 +13,12 @@ from tests.unit.proxy.test_service import CANNED, Door
 from tests.virtual_loop import VirtualLoop
 from tritonsched.backend.catalogue import TensorInfo
 from tritonsched.backend.scripted import hang
+from tritonsched.config.load import parse_policy
+from tritonsched.core.request import SloClass
 from tritonsched.errors import GuardedUse, Shielded
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.intake import Intake
+from tritonsched.proxy.reload import LivePolicy
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, ShmRef, Wire
 
 POOL = "tritonsched-12-0123abcd"
@@ -131,5 +135,23 @@ def test_a_region_that_shrinks_while_its_call_waits_is_not_read(tmp_path: Path) 
         for outcome in await asyncio.gather(odd, read, return_exceptions=True):
             assert isinstance(outcome, Shielded)
             assert "shrunk-region" in str(outcome)
+
+    story()
+
+
+def test_the_policy_file_changes_it_while_it_runs() -> None:
+    @virtual
+    async def story(loop: VirtualLoop) -> None:
+        door = door_of(loop, echo=TEXTS)
+        intake = Intake({"default": SloClass("default")}, lambda _: "default")
+        live = LivePolicy(door.scheduler, door.driver, intake, door.proxy, "lite")
+        assert isinstance(await ended(door, http(CLASSES)), Shielded)
+        text = "shield: {allow: [class-of-text], guard_regions: false}"
+        live.adopt(parse_policy(text), loop.now_ns())
+        assert isinstance(await ended(door, http(CLASSES)), HttpReply)
+        assert not door.proxy.shield.guard.enabled
+        live.adopt(parse_policy("shield: {enabled: true}"), loop.now_ns())
+        assert isinstance(await ended(door, http(CLASSES)), Shielded)
+        assert door.proxy.shield.guard.enabled
 
     story()
