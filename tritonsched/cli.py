@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 a fault while running, 2 wrong use (options, policy file, 
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,10 +23,11 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.doctor import doctor, status
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
 from tritonsched.exporting import app as tuning
-from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, no_policy_file
 from tritonsched.profiling.command import profile
 from tritonsched.serve import run_serve
 from tritonsched.sim.command import simulate
+from tritonsched.sim.replay_command import replay
 from tritonsched.top import top
 
 app = typer.Typer(
@@ -35,6 +38,7 @@ app = typer.Typer(
 )
 app.command("bench")(bench)
 app.command("simulate")(simulate)
+app.command("replay")(replay)
 app.command("check")(check)
 app.command("schema")(schema)
 app.command("doctor")(doctor)
@@ -111,6 +115,18 @@ DrainOption = Annotated[
     float,
     typer.Option(envvar=_env("DRAIN_S"), min=0, max=3600, help="Time for queued work at shutdown."),
 ]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=_env("RECORD"), help="Write arrivals, decisions, completions for `replay`."
+    ),
+]
+RecordBytesOption = Annotated[
+    int,
+    typer.Option(
+        envvar=_env("RECORD_BYTES"), min=1 << 20, max=1 << 40, help="Of one file; four are kept."
+    ),
+]
 
 
 @app.command()
@@ -133,11 +149,13 @@ def serve(
     run_dir: RunDirOption = Path(".run"),
     drain_s: DrainOption = 30.0,
     admin_token: AdminTokenOption = None,
+    record: RecordOption = None,
+    record_bytes: RecordBytesOption = RECORD_BYTES,
 ) -> None:
     """Serve in front of the Triton of --triton-http and --triton-grpc, or of an embedded one."""
     _check_addresses(triton_http, triton_grpc, triton_metrics)
     reread = partial(_policy, policy, rule, transport, profile)
-    try:
+    with _faults_told():
         run_serve(
             ServeOptions(
                 host=host,
@@ -156,8 +174,17 @@ def serve(
                 policy_path=policy,
                 read_policy=reread if policy else no_policy_file,
                 admin_token=admin_token,
+                record=record,
+                record_bytes=record_bytes,
             )
         )
+
+
+@contextmanager
+def _faults_told() -> Iterator[None]:
+    """A fault is a line on standard error and an exit code."""
+    try:
+        yield
     except (ConfigError, StartupError) as error:
         _refuse(str(error))
     except TritonschedError as error:

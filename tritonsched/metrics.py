@@ -6,9 +6,9 @@ label `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -46,6 +46,7 @@ COUNTERS = {
     "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
     "tuning_changes_total": ("Numbers that feedback changed.", ("knob", "direction")),
     "shielded_total": ("Requests refused because they would end Triton.", ("rule",)),
+    "record_lines_total": ("Lines of --record: written or dropped.", ("result",)),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
 }
 GAUGES = {
@@ -67,6 +68,7 @@ GAUGES = {
         ("device",),
     ),
     "device_speed_changes": ("Changes of speed that were detected since the start.", ("device",)),
+    "recording": ("1 while --record writes, 0 once a fault has ended it.", ()),
     "transport_info": ("1 for the transport in use.", ("transport",)),
 }
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
@@ -90,6 +92,19 @@ HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
     ),
     "profile_error_ratio": ("Measured over expected execution time.", ("model",), RATIO),
 }
+
+
+class Recording(Protocol):
+    """Lines written and dropped since the start; why it ended, or empty."""
+
+    @property
+    def written(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def failure(self) -> str: ...
 
 
 class Metrics:
@@ -204,6 +219,13 @@ class Metrics:
         for name, speed in list(speeds.items())[:MODELS_MAX]:
             self._gauges["device_speed_ratio", name] = speed.factor
             self._gauges["device_speed_changes", name] = speed.changes
+
+    def set_recordings(self, recorders: Iterable[Recording]) -> None:
+        """Of --record, if there is one."""
+        for recorder in recorders:
+            self._counts["record_lines_total", "written"] = recorder.written
+            self._counts["record_lines_total", "dropped"] = recorder.dropped
+            self._gauges["recording",] = float(not recorder.failure)
 
     def set_backend(
         self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int

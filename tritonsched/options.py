@@ -8,6 +8,8 @@ from pathlib import Path
 from tritonsched.config.schema import PolicyFile
 from tritonsched.errors import ConfigError
 
+RECORD_BYTES = 64 * 1024 * 1024  # some 150,000 requests a file
+
 
 def no_policy_file() -> PolicyFile:
     """Raises ConfigError: what a sidecar without a policy file says when told to reload it."""
@@ -26,6 +28,7 @@ class ServeOptions:
     """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither.
 
     policy_path: where `policy` stands; None: it cannot be reloaded. read_policy: reads it again.
+    record: where to write what happens; None: nowhere. record_bytes: of one file.
     """
 
     host: str
@@ -44,6 +47,8 @@ class ServeOptions:
     policy_path: Path | None = None
     read_policy: Callable[[], PolicyFile] = no_policy_file
     admin_token: str | None = None
+    record: Path | None = None
+    record_bytes: int = RECORD_BYTES
 
 
 def example_request(http: str) -> str:

@@ -41,6 +41,7 @@ from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.overview import Overview
+from tritonsched.proxy.recorder import recorders
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.seeding import Seeding
@@ -135,11 +136,12 @@ class Sidecar:
         return self._embedded.http_address, self._embedded.grpc_address
 
     def _build(self, policy: PolicyFile) -> None:
-        feedback = self.tuner.feedback
+        self.recorders = recorders(self.options, say=self._say, stack=self._stack)
+        observers = (self.ledger, self.metrics_registry, self.overview, self.tallies)
         self.scheduler = Scheduler(
             POLICIES[policy.scheduler.policy](),
             tuning=policy.tuning(),
-            observers=(self.ledger, self.metrics_registry, self.overview, self.tallies, feedback),
+            observers=(*observers, self.tuner.feedback, *self.recorders),
         )
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         self.shield = Shield(self.metrics_registry.shielded)
@@ -195,6 +197,8 @@ class Sidecar:
         )
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
+        for recorder in self.recorders:
+            recorder.watch(self.scheduler)
         rule = policy.scheduler.policy
         feedback = self.tuner.feedback
         live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule, feedback=feedback)
@@ -327,6 +331,8 @@ class Sidecar:
         self.metrics_registry.policy_reloaded(made.outcome, made.generation)
         self._say(in_words(made))
         self._spawn(self.seeding.adopt(self.reloader.policy.profile))
+        for recorder in self.recorders:
+            recorder.on_policy(self.reloader.policy)
 
     # -- AdminView ----------------------------------------------------------------------------
 
@@ -338,6 +344,7 @@ class Sidecar:
             queued=self.scheduler.queued(),
         )
         self.metrics_registry.set_tuning(self.scheduler.tuning)
+        self.metrics_registry.set_recordings(self.recorders)
         self.metrics_registry.set_speeds(self.scheduler.speeds())
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],

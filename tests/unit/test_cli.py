@@ -15,7 +15,7 @@ from tritonsched import cli
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import BackendError, ConfigError, StartupError, TritonschedError
-from tritonsched.options import GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, no_policy_file
 from tritonsched.profiling.text import profile_text
 
 BOTH = ("--triton-http", "h:1", "--triton-grpc", "h:2")
@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "drain_s": "7.5",
     "grpc_frontend": "grpcio",
     "admin_token": "secret",
+    "record": "r.jsonl",
+    "record_bytes": "2000000",
 }
 
 
@@ -95,15 +97,17 @@ def test_without_options_it_serves_the_repository_on_tritons_own_ports(serve: Se
         "policy_path": None,
         "read_policy": no_policy_file,
         "admin_token": None,
+        "record": None,
+        "record_bytes": RECORD_BYTES,
     }
 
 
 def expected() -> dict[str, Any]:
     """ENVIRONMENT as options."""
     made: dict[str, Any] = dict(ENVIRONMENT) | {"policy": PolicyFile()}
-    for name in ("http_port", "grpc_port", "metrics_port"):
+    for name in ("http_port", "grpc_port", "metrics_port", "record_bytes"):
         made[name] = int(made[name])
-    for name in ("repository", "triton_env", "run_dir"):
+    for name in ("repository", "triton_env", "run_dir", "record"):
         made[name] = Path(made[name])
     made["drain_s"] = float(made["drain_s"])
     made["grpc_frontend"] = GrpcFrontend(made["grpc_frontend"])

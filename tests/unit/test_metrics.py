@@ -1,6 +1,7 @@
 """What a scrape shows: each metric fed, in base units, with labels of bounded number."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -51,6 +52,7 @@ def fed() -> Metrics:
     metrics.policy_reloaded("applied", 2)
     metrics.tuning_changed("safety", "up")
     metrics.set_speeds({"gpu0": DeviceSpeed()})
+    metrics.set_recordings([SimpleNamespace(written=5, dropped=1, failure="")])
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
     metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
     metrics.set_backend(transport="system", system=1, inline=2, fallbacks=3, malformed=4)

@@ -1,0 +1,38 @@
+"""The lines of a recording are JSON, whatever stands in names."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritonsched.config import recording
+from tritonsched.core.batch import Batch
+from tritonsched.core.request import NEVER_NS, Outcome, Request
+
+
+@given(
+    model=st.text(min_size=1),
+    slo=st.text(),
+    weight=st.floats(min_value=1e-9, max_value=1e6),
+    deadline_ns=st.sampled_from([0, 7, NEVER_NS]),
+    alone=st.booleans(),
+)
+def test_every_line_is_one_line_and_holds_what_it_was_given(
+    model: str, slo: str, weight: float, deadline_ns: int, alone: bool
+) -> None:
+    request = Request(3, model, slo, 1, 2, 5, deadline_ns, weight, alone)
+    batch = Batch(9, model, slo, (request,), 2, 10, 11, 12)
+    lines = [
+        recording.arrive_line(request, 6),
+        recording.dispatch_line(batch, 10),
+        recording.complete_line(batch, 13, 25),
+        recording.leave_line(request, Outcome.REJECTED, "queue-full", 26),
+    ]
+    assert all(line.count("\n") == 1 and line.endswith("\n") for line in lines)
+    arrive, dispatch, complete, leave = map(json.loads, lines)
+    assert (arrive["model"], arrive["class"], arrive["weight"]) == (model, slo, weight)
+    assert arrive["deadline_ns"] == (None if deadline_ns == NEVER_NS else deadline_ns)
+    assert arrive["alone"] is alone
+    assert (dispatch["device"], dispatch["requests"], dispatch["expected_ns"]) == (slo, [3], 12)
+    assert (complete["model"], complete["rows"], complete["exec_ns"]) == (model, 2, 13)
+    assert (leave["id"], leave["outcome"], leave["reason"]) == (3, "rejected", "queue-full")

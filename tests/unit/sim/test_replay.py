@@ -1,0 +1,148 @@
+"""Replays: the old policy gives what happened, another one what it would have made of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.proxy.recordings import MS, POLICY, S, arrivals, record
+from tritonsched.config.recorded import Left, Recording, read_recording
+from tritonsched.config.schema import PolicyFile
+from tritonsched.core.request import Outcome
+from tritonsched.core.variant import ServerState
+from tritonsched.sim.replay import (
+    OLD,
+    SLICES,
+    UNKNOWN_CLASS,
+    Traffic,
+    agreement,
+    recorded,
+    replayed,
+)
+from tritonsched.sim.world import Faults
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    path = tmp_path_factory.mktemp("exact") / "r.jsonl"
+    record(path, arrivals(), cancel=[(50, 333 * MS), (51, 340 * MS)])
+    return read_recording(path)
+
+
+def other(**classes: dict[str, float]) -> PolicyFile:
+    return PolicyFile.model_validate({"classes": classes, "default_class": next(iter(classes))})
+
+
+def test_without_noise_the_old_policy_gives_every_request_the_end_it_had(exact: Recording) -> None:
+    traffic = Traffic(exact)
+    real, old = recorded(traffic), replayed(traffic, OLD, exact.policy, seed=1)
+    assert agreement(real, old).same == 1.0
+    assert old.account.outcomes == real.account.outcomes
+    assert old.account.utility == real.account.utility
+    assert real.account.total(Outcome.REJECTED) > 0  # else nothing was at stake
+
+
+def test_with_noise_and_overruns_the_shares_agree(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    record(path, arrivals(), faults=Faults(jitter=0.03, overrun_rate=0.003))
+    traffic = Traffic(read_recording(path))
+    old = replayed(traffic, OLD, traffic.recording.policy, seed=1)
+    found = agreement(recorded(traffic), old)
+    assert found.off < 0.02
+    assert found.same > 0.85
+
+
+def test_a_device_that_was_slow_for_a_while_is_slow_then(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    record(path, arrivals(60), faults=Faults(throttles=[(S, 2.0), (2 * S, 1.0)]))
+    traffic = Traffic(read_recording(path))
+    runs = [recorded(traffic), replayed(traffic, OLD, traffic.recording.policy, seed=1)]
+    quarter = SLICES // 4
+    for run in runs:
+        bad = run.account.not_in_time
+        assert sum(bad[quarter : 2 * quarter]) > 3 * sum(bad[:quarter])
+
+
+def test_the_same_seed_gives_the_same_replay(exact: Recording) -> None:
+    traffic = Traffic(exact)
+    new = other(gold={"deadline_ms": 60.0}, free={"deadline_ms": 60.0})
+    first, second = (replayed(traffic, "n", new, seed=3).account for _ in range(2))
+    assert first.ends == second.ends
+
+
+def test_a_longer_deadline_of_a_class_refuses_less_of_it(exact: Recording) -> None:
+    traffic = Traffic(exact)
+    wide = replayed(
+        traffic, "n", other(free={"deadline_ms": 90.0}, gold={"deadline_ms": 80.0}), seed=1
+    )
+    tight = replayed(
+        traffic, "n", other(free={"deadline_ms": 90.0}, gold={"deadline_ms": 15.0}), seed=1
+    )
+    counts = [run.account.outcomes["gold", Outcome.REJECTED] for run in (wide, tight)]
+    assert counts[0] < counts[1]
+
+
+def test_a_client_s_own_shorter_deadline_stays(exact: Recording) -> None:
+    """The class allowed 40 ms and the client gave 15; the new class allows 80."""
+    short = {
+        n: replace(r, deadline_ns=exact.received_ns[n] + 15 * MS) for n, r in exact.arrivals.items()
+    }
+    new = other(free={"deadline_ms": 80.0}, gold={"deadline_ms": 80.0})
+    shortened = replace(exact, arrivals=short)
+    strict = replayed(Traffic(shortened), "n", new, seed=1).account
+    free = replayed(Traffic(exact), "n", new, seed=1).account
+    assert strict.total(Outcome.SERVED) < free.total(Outcome.SERVED)
+
+
+def test_requests_of_a_class_that_is_gone_are_refused_by_name(exact: Recording) -> None:
+    traffic = Traffic(exact)
+    account = replayed(traffic, "n", other(free={"deadline_ms": 90.0}), seed=1).account
+    gold = sum(request.slo == "gold" for request in exact.arrivals.values())
+    assert account.reasons["gold", UNKNOWN_CLASS] == gold
+    assert account.outcomes["gold", Outcome.REJECTED] == gold
+
+
+def test_requests_that_named_no_class_follow_the_new_default(exact: Recording) -> None:
+    new = other(bulk={"deadline_ms": 500.0}, gold={"deadline_ms": 40.0})
+    account = replayed(Traffic(exact), "n", new, seed=1).account
+    assert set(account.submitted) == {"bulk", "gold"}
+
+
+def test_a_class_without_a_deadline_takes_it_away(exact: Recording) -> None:
+    new = PolicyFile.model_validate({"classes": {"gold": {}, "free": {}}, "default_class": "free"})
+    account = replayed(Traffic(exact), "n", new, seed=1).account
+    assert account.miss_ratio == 0
+    assert account.total(Outcome.REJECTED) == 0
+
+
+def test_another_rule_and_bounds_are_taken_over(exact: Recording) -> None:
+    data = POLICY.model_dump() | {
+        "scheduler": {"policy": "fcfs"},
+        "limits": {"queue_requests_max": 1},
+    }
+    run = replayed(Traffic(exact), "n", PolicyFile.model_validate(data), seed=1)
+    assert run.rule == "fcfs"
+    assert run.account.reasons["gold", "queue-full"] > 0
+
+
+def test_while_triton_was_away_nothing_is_served(exact: Recording) -> None:
+    gone = [(0, ServerState.READY), (S, ServerState.AWAY), (2 * S, ServerState.READY)]
+    account = replayed(Traffic(replace(exact, server=gone)), OLD, exact.policy, seed=1).account
+    quarter = SLICES // 4
+    assert sum(account.in_time[quarter + 1 : 2 * quarter]) == 0
+    assert account.reasons["gold", "triton-unavailable"] > 0
+
+
+def test_models_that_were_never_measured_are_left_out_and_counted(exact: Recording) -> None:
+    batches = [batch for batch in exact.batches if batch.model != "text"]
+    traffic = Traffic(replace(exact, batches=batches))
+    text = sum(request.model == "text" for request in exact.arrivals.values())
+    assert traffic.left_out == {"text": text}
+    assert {request.model for request in traffic.requests} == {"cam"}
+
+
+def test_clients_that_left_leave_again(exact: Recording) -> None:
+    first = next(iter(exact.arrivals.values()))
+    left = exact.left | {first.id: Left(first.arrival_ns, Outcome.CANCELLED, "")}
+    account = replayed(Traffic(replace(exact, left=left)), OLD, exact.policy, seed=1).account
+    assert account.ends[first.id] is Outcome.CANCELLED
