@@ -20,7 +20,7 @@ from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.sidecar import Sidecar
 
 MODELS = [f"model_{number:02}" for number in range(16)]
-CLASSES = [f"class_{number}" for number in range(10)]
+CLASSES = [f"background_{number}" for number in range(10)]
 HOSTILE = ("<script>window.hit = 1</script>", "<img src=/x onerror='window.hit = 1'>")
 SHOWN = "document.querySelectorAll('#models tbody tr').length > 0"
 OVER = "document.documentElement.scrollWidth - innerWidth"

@@ -249,10 +249,10 @@ def _bar(run: Run, now: int) -> list[Any]:
 
 def _prediction(predicted: Iterable[tuple[str, int, int]]) -> Json:
     """The last measured batches: [model, predicted ms, measured ms], and how far off they were as
-    shares of the predicted time.
+    shares of the longer of both.
     """
     points = [[model, told / 1e6, took / 1e6] for model, told, took in predicted]
-    off = sorted(abs(took / told - 1.0) for _, told, took in predicted)
+    off = sorted(abs(took - told) / max(took, told, 1) for _, told, took in predicted)
     return {"points": points, "error_p50": _quantile(off, 0.5), "error_p99": _quantile(off, 0.99)}
 
 

@@ -7,6 +7,7 @@ import * as words from "./words.js";
 
 const AGAIN_MS = 2000;
 const HISTORY_S = 180;
+const IN_PICTURE = 0.98; // of predicted and measured times; few hiccups must not hide the others
 const TEXT_MAX = 4_000_000; // of one frame; more is no sidecar
 
 const at = (id) => document.getElementById(id);
@@ -118,7 +119,7 @@ const name = (head, dot) => ({ head, text: (row) => row.name, title: (row) => ro
 function classes({ rows, hidden }) {
   const columns = [
     name("class"),
-    { head: "deadline", text: (row) => (row.deadline_ms === null ? "none" : `${words.number(row.deadline_ms)} ms`) },
+    { head: "deadline, ms", text: (row) => (row.deadline_ms === null ? "none" : words.count(row.deadline_ms)) },
     plain("worth", (row) => row.weight),
     plain("requests /s", (row) => row.per_s),
     { head: "in time", text: (row) => words.percent(row.in_time_share), bar: (row) => row.in_time_share },
@@ -150,7 +151,7 @@ function reasons(waits, refusals) {
     plain("adds, ms", (row) => (sent ? (1000 * row.seconds) / sent : null)),
     { head: "of all waiting", text: (row) => words.percent(total ? row.seconds / total : null),
       bar: (row) => (total ? row.seconds / total : 0), plain: true },
-  ], waits, { none: "nothing was sent" });
+  ], waits, { none: "counted while somebody looks; nothing was sent since" });
   fill(at("refusals"), [
     { head: "because", text: (row) => words.refusal(row.reason), className: "words" },
     { head: "class", text: (row) => row.class, title: (row) => row.class },
@@ -162,16 +163,18 @@ function reasons(waits, refusals) {
 function prediction({ points, error_p50, error_p99 }, colourOf) {
   const sorted = [...points].sort((a, b) => a[1] - b[1]);
   const models = [...new Set(sorted.map(([model]) => model))].sort();
-  const most = sorted.reduce((max, [, told, took]) => Math.max(max, told, took), 1);
+  const all = sorted.flatMap(([, told, took]) => [told, took]).sort((a, b) => a - b);
+  const most = Math.max(1, 1.25 * (all[Math.floor(all.length * IN_PICTURE)] ?? 0));
+  const within = (value) => Math.min(value, most);
   const data = [
-    [0, ...sorted.map(([, told]) => told), most],
-    [0, ...sorted.map(() => null), most],
-    ...models.map((one) => [null, ...sorted.map(([model, , took]) => (model === one ? took : null)), null]),
+    [0, ...sorted.map(([, told]) => within(told)), most],
+    [],
+    ...models.map((one) => [null, ...sorted.map(([model, , took]) => (model === one ? within(took) : null)), null]),
   ];
   data[1] = data[0];
   const series = models.map((one) => ({ label: one, stroke: colourOf(one), points: true }));
   charts.prediction.show([{ label: "as predicted", stroke: colour("quiet"), dash: [4, 4] }, ...series], data);
-  const note = `last ${points.length} batches; predicted to the right, measured upwards; off by ${words.percent(error_p50)} (median), ${words.percent(error_p99)} (99th)`;
+  const note = `last ${points.length} batches; predicted to the right, measured upwards; off by ${words.percent(error_p50)} (median), ${words.percent(error_p99)} (99th); longer ones on the edge`;
   setText(at("prediction-note"), points.length ? note : "no batch yet");
 }
 
