@@ -35,8 +35,8 @@ FACTOR = 1 / 0.6
 NEAR = 0.05  # of the true time
 STEADY = 5  # answers in a row that must be near
 SETTLED_NS = 300 * MS  # after a change; before that its errors count as the change's
-COSTS = {"small": (2_000, 200), "medium": (5_000, 600), "large": (8_000, 1_500)}
-DEADLINES_MS = {"small": 60, "medium": 120, "large": 250}
+COSTS = {"small": (8_000, 800), "medium": (20_000, 2_400), "large": (32_000, 6_000)}
+DEADLINES_MS = {"small": 200, "medium": 400, "large": 800}
 ROWS_MAX = 16
 
 
@@ -80,12 +80,12 @@ class Watch:
         if last:
             self.off.setdefault((last, batch.device), []).append(off)
 
-    def batches_until_near(self) -> list[int]:
+    def batchesuntil_near(self) -> list[int]:
         """By change and device; a device that never came near counts all its batches."""
-        return [_until_near(off) for off in self.off.values() if len(off) >= 2 * STEADY]
+        return [until_near(off) for off in self.off.values() if len(off) >= 2 * STEADY]
 
 
-def _until_near(off: Sequence[float]) -> int:
+def until_near(off: Sequence[float]) -> int:
     for first in range(len(off) - STEADY + 1):
         if all(abs(value) <= NEAR for value in off[first : first + STEADY]):
             return first
@@ -114,7 +114,7 @@ class Sum:
         self.served += record.outcomes[Outcome.SERVED]
         self.refused += record.outcomes[Outcome.REJECTED]
         self.missed += record.outcomes[Outcome.LATE] + record.outcomes[Outcome.EXPIRED]
-        self.batches += watch.batches_until_near()
+        self.batches += watch.batchesuntil_near()
         self.errors += watch.errors
 
     def line(self, *words: str) -> str:
@@ -145,7 +145,7 @@ def run(
 ) -> tuple[Record, Watch]:
     """One trace."""
     if name == "mix":
-        workload, duration_ns = mix(LOAD), length * S // 1000
+        workload, duration_ns = mix(LOAD), length * S // 250
     else:
         trace = Trace(name, LOAD, seed, length)
         workload, duration_ns = trace.workload, trace.duration_ns
