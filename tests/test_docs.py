@@ -109,3 +109,10 @@ def test_every_option_of_simulate_is_described_and_exists() -> None:
     options = {name for p in command.params for name in p.opts if name.startswith("--")}
     described = first_cells(section("Compare rules: `tritonsched simulate`"))
     assert described == options - {"--help"}
+
+
+def test_every_option_of_replay_is_described_and_exists() -> None:
+    command = typer.main.get_command(app).commands["replay"]  # type: ignore[attr-defined]  # a group
+    options = {name for p in command.params for name in p.opts if name.startswith("--")}
+    described = first_cells(section("Before it goes live: `tritonsched replay`"))
+    assert described == options - {"--help"}
