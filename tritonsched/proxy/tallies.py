@@ -26,6 +26,7 @@ Key = tuple[str, str]
 Count = tuple[int, int]
 """Triton's requests of a version: (succeeded, failed)."""
 Mark = Mapping[Key, int]
+_ANSWERED = (Outcome.SERVED, Outcome.LATE)  # nearly all: counted with their batch
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
 _NONE: Count = (0, 0)
 _GONE: Count = (-1, 0)
@@ -96,11 +97,13 @@ class Tallies:
             tally.calls += 1
             if len(batch.requests) > 1:
                 _add(tally.added, batch.rows, len(batch.requests) - 1)
-        for request in batch.requests:
-            tally.wait_ns += max(0, batch.dispatch_ns - request.arrival_ns)
+        came_ns = sum([request.arrival_ns for request in batch.requests])
+        tally.wait_ns += max(0, len(batch.requests) * batch.dispatch_ns - came_ns)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         first = self._sent.pop(request.id, None)
+        if outcome in _ANSWERED:
+            return
         if outcome is Outcome.FAILED:
             self._failed(request, is_first=first == request.id)
         elif _is_refused(outcome, reason, was_sent=first is not None):
