@@ -89,7 +89,7 @@ class HttpAsked:
                 break
 
     def regions(self) -> frozenset[str]:
-        return frozenset(_unescaped(found[0]) for found in self._values(_STRING, REGION))
+        return frozenset(cut_name(_unescaped(found[0])) for found in self._values(_STRING, REGION))
 
     def places_wrap(self) -> bool:
         numbers = self._values(_NUMBER, OFFSET, SIZE)
@@ -105,7 +105,7 @@ class HttpAsked:
         if parsed is None:
             return frozenset({ANY})
         wanted = [entry for entry in _list(parsed, "outputs") if _is_classes(entry)]
-        return frozenset(str(entry.get("name")) for entry in wanted)
+        return frozenset(cut_name(str(entry.get("name"))) for entry in wanted)
 
     def has_empty_json(self) -> bool:
         return any(0 in shape for shape in self._shapes())
@@ -168,7 +168,8 @@ class GrpcAsked:
     def regions(self) -> frozenset[str]:
         if REGION.encode() not in self._message:
             return frozenset()
-        return frozenset(given[REGION].string_param for given in self._all() if REGION in given)
+        named = [given[REGION].string_param for given in self._all() if REGION in given]
+        return frozenset(map(cut_name, named))
 
     def places_wrap(self) -> bool:
         if REGION.encode() not in self._message:
@@ -183,7 +184,8 @@ class GrpcAsked:
         if _CLASSES.encode() not in self._message:
             return frozenset()
         outputs = islice(self._request().outputs, TENSORS_MAX)
-        return frozenset(output.name for output in outputs if _CLASSES in output.parameters)
+        wanted = [output.name for output in outputs if _CLASSES in output.parameters]
+        return frozenset(map(cut_name, wanted))
 
     def has_empty_json(self) -> bool:
         return False
@@ -205,6 +207,11 @@ class GrpcAsked:
             return pb.ModelInferRequest.FromString(self._message)
         except DecodeError:
             return pb.ModelInferRequest()
+
+
+def cut_name(name: str) -> str:
+    """As Triton reads it: it ends at a NUL."""
+    return name.partition("\0")[0]
 
 
 def _letters(name: str) -> bytes:

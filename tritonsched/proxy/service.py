@@ -16,7 +16,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.variant import Variant
 from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
 from tritonsched.proxy.answered import answered
-from tritonsched.proxy.asked import asked_of
+from tritonsched.proxy.asked import asked_of, cut_name
 from tritonsched.proxy.client_regions import ClientRegions, Regions, hold_all
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
@@ -243,7 +243,7 @@ class Proxy:
         """Raises BadDeadline, UnknownClass, Shielded or GuardedUse."""
         lone, signature = self._judged(call, info)
         refs = call.refs
-        names = frozenset(ref.region for ref in refs) if refs else _NO_NAMES
+        names = frozenset(cut_name(ref.region) for ref in refs) if refs else _NO_NAMES
         if call.lone_reason:
             names = names | self._required(call, info)
             if send is not None and _STRICT in call.headers:

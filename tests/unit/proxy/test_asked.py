@@ -118,6 +118,12 @@ def test_regions_and_places_are_seen_on_both_protocols() -> None:
     assert message(shared_memory_region="r", shared_memory_offset=1 << 62).places_wrap()
 
 
+def test_names_end_at_a_nul_as_with_triton() -> None:
+    assert read(outputs=[classes("A\0B")]).classes() == {"A"}
+    assert read(x={"shared_memory_region": "r\0s"}).regions() == {"r"}
+    assert message(shared_memory_region="r\0s").regions() == {"r"}
+
+
 def test_grpc_has_no_json_and_what_is_no_message_asks_for_nothing() -> None:
     found = asked_of(call(raw=b"\xffclassification shared_memory_region"))
     assert (found.classes(), found.regions()) == (frozenset(), frozenset())

@@ -103,7 +103,7 @@ def test_a_pool_is_unknown_to_whoever_names_it(plain: bool) -> None:
     @virtual
     async def story(loop: VirtualLoop) -> None:
         door = door_of(loop)
-        named = call(replace(tensor(), data=b"", ref=ShmRef(POOL, 0, 2)))
+        named = call(replace(tensor(), data=b"", ref=ShmRef(f"{POOL}\0x", 0, 2)))
         odd = http(b'{"shared_memory_region":"%b"}' % POOL.encode())
         refused = await ended(door, named if plain else odd)
         assert isinstance(refused, GuardedUse)
