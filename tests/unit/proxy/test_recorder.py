@@ -1,8 +1,10 @@
 """`--record`: what is written, what bounds it, and that nothing of it reaches a request."""
 
+import asyncio
 import errno
 import io
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +18,8 @@ from tritonsched.core.batch import Batch
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
-from tritonsched.proxy.recorder import FILES_MAX, QUEUE_LINES_MAX, Recorder
+from tritonsched.options import ServeOptions
+from tritonsched.proxy.recorder import FILES_MAX, QUEUE_LINES_MAX, Recorder, recorders
 
 REQUEST = Request(1, 'a "b"\n', "gold", 7, 2, 100, 200, weight=4.0)
 
@@ -214,3 +217,30 @@ def test_our_own_mistake_ends_recording_and_nothing_else(
     made.close()
     assert "KeyError('oops')" in said[0]
     assert made.dropped == 1
+
+
+def options(record: Path | None) -> ServeOptions:
+    return ServeOptions(
+        host="", http_port=0, grpc_port=0, metrics_port=0, triton_http=None, triton_grpc=None,
+        triton_metrics=None, policy=POLICY, repository=Path(), triton_env=Path(), run_dir=Path(),
+        drain_s=0, record=record, record_bytes=1 << 20,
+    )  # fmt: skip
+
+
+async def test_without_the_option_nothing_records_and_with_it_the_stack_ends_it(
+    tmp_path: Path,
+) -> None:
+    path, said = tmp_path / "r.jsonl", list[str]()
+    async with AsyncExitStack() as stack:
+        assert recorders(options(None), say=said.append, stack=stack) == ()
+        (made,) = recorders(options(path), say=said.append, stack=stack)
+        made.on_submit(REQUEST, 1)
+    assert [line.get("what") for line in lines(path)] == [None, "arrive"]
+    assert said == []
+
+
+async def test_why_it_ended_is_said_in_the_loop_s_own_thread(tmp_path: Path) -> None:
+    heard = asyncio.get_running_loop().create_future()
+    async with AsyncExitStack() as stack:
+        recorders(options(tmp_path / "no" / "r"), say=heard.set_result, stack=stack)
+        assert "No such file or directory" in await heard
