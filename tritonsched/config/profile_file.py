@@ -70,10 +70,12 @@ class ModelTimes(_Section):
         return {point.rows: max(1, round(point.p50_ms * MS_NS)) for point in self.points}
 
     def margin_ns(self) -> int:
-        """What a promise must add: p99 less p50, of the middle one of the batch sizes, because a
-        busy moment of the machine falls on one size alone.
+        """What a promise adds to begin with: p90 less p50, of the middle one of the batch sizes.
+
+        Not more, because a margin that is too small is learnt within a few batches, one that is
+        too large is unlearnt over thousands; and a busy moment falls on one size alone.
         """
-        return round(median(point.p99_ms - point.p50_ms for point in self.points) * MS_NS)
+        return round(median(point.p90_ms - point.p50_ms for point in self.points) * MS_NS)
 
 
 class Gpu(_Section):

@@ -168,3 +168,11 @@ def test_the_delay_of_tritons_own_batcher_is_told() -> None:
     assert info("dynamic_batching { }").queue_delay_ns == 0
     delayed = info("dynamic_batching { max_queue_delay_microseconds: 250 }")
     assert delayed.queue_delay_ns == 250_000
+
+
+def test_a_configuration_has_a_hash_that_is_told_and_not_compared() -> None:
+    """A profile asks for it; a model whose description alone changed is the same to merging."""
+    one, same, other = info(), info(), info(parameter("anything", "1"))
+    assert one.config_sha256 == same.config_sha256 != other.config_sha256
+    assert one == other
+    assert len(one.config_sha256) == 64

@@ -1,9 +1,11 @@
 """`tritonsched profile`: options, files and exit codes; the sweep itself is played."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tests.unit.profiling.profiles import point, profile, times
@@ -123,3 +125,15 @@ def test_lists_are_read_as_people_write_them() -> None:
     assert names_of(" a , b,,a") == ("a", "b")
     assert sizes_of("") == ()
     assert sizes_of("8, 1") == (8, 1)
+
+
+def test_on_a_terminal_the_bar_says_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr(command, "_stderr", terminal)
+    with command._bar() as bar:
+        bar.begin(2)
+        bar.show("m[b]", 8, 40)
+        bar.advance(1)
+    assert "m[b], 8 rows: 40 runs" in shown.getvalue()
+    assert "1/2" in shown.getvalue()
