@@ -8,7 +8,7 @@ from pathlib import Path
 from tritonsched.config.schema import PolicyFile
 from tritonsched.errors import ConfigError
 
-RECORD_BYTES = 64 * 1024 * 1024  # some 150,000 requests a file
+RECORD_BYTES = 64 * 1024 * 1024  # some 140,000 requests a file: 480 bytes each
 
 
 def no_policy_file() -> PolicyFile:

@@ -31,8 +31,8 @@ from tritonsched.core.variant import ServerState, Variant
 from tritonsched.options import ServeOptions
 
 FILES_MAX = 4
-QUEUE_LINES_MAX = 65_536  # some seconds of the busiest sidecar; 20 MiB with their requests
-CHUNK_LINES = 32  # worded without letting go of the interpreter: 50 µs
+QUEUE_LINES_MAX = 65_536  # some seconds of a busy sidecar: four lines a request at most
+CHUNK_LINES = 32  # worded at once; each write lets go of the interpreter
 FLUSH_S = 0.1  # what a crash may cost; the thread wakes no more often
 CLOSE_S = 5.0  # for a disk that hangs at shutdown
 MODELS_MAX = 4096  # repeated at the begin of each file; later ones are not recorded
