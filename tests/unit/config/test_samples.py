@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[3]
 SAMPLES = sorted((ROOT / "deploy" / "policies").glob("*.yaml"))
 
 
-def test_there_are_samples() -> None:
-    assert SAMPLES
+def test_there_is_a_sample_for_each_kind_of_place() -> None:
+    names = {path.stem for path in SAMPLES}
+    assert {"edge", "mixed-tenants", "batch-interactive", "low-power"} <= names
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
