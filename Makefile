@@ -13,7 +13,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study clean
+.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -58,6 +58,10 @@ $(PERF)/perf_analyzer: $(UV)
 	@ln -sf $(CURDIR)/$(TRITON_VENV)/lib/python3*/site-packages/nvidia_pytriton.libs/libcudart-*.so.12* $(PERF)/libcudart.so.12
 	@find $(PERF)/wheel -name perf_analyzer -type f -exec cp {} $(PERF)/perf_analyzer.new \;
 	@chmod +x $(PERF)/perf_analyzer.new && mv $(PERF)/perf_analyzer.new $@
+
+# The messages of the reservations' gRPC service, checked in.
+proto: $(UV)
+	$(UV) run --no-project --with grpcio-tools==1.73.1 python -m grpc_tools.protoc -I tritonsched/frontend --python_out=tritonsched/frontend tritonsched/frontend/reservations.proto
 
 bench: install
 	$(RUN)/tritonsched bench $(ARGS)

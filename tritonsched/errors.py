@@ -46,6 +46,20 @@ class UnknownClass(ClientError):
     reason = "unknown-class"
 
 
+class BadReservation(ClientError):
+    """What is to be reserved is no stream, or one whose frames cannot share batches."""
+
+    reason = "bad-reservation"
+
+
+class UnknownReservation(ClientError):
+    """There is no reservation of this name, or of this model."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    reason = "unknown-reservation"
+
+
 class PayloadTooLarge(ClientError):
     """The body or message is over `limits.request_bytes_max`."""
 

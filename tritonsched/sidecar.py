@@ -44,6 +44,7 @@ from tritonsched.proxy.overview import Overview
 from tritonsched.proxy.recorder import recorders
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
+from tritonsched.proxy.reserving import Reservations
 from tritonsched.proxy.seeding import Seeding
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.shield import Shield
@@ -160,12 +161,14 @@ class Sidecar:
             on_send=self.tuner.send.observe,
             on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
             on_taken_apart=self._taken_apart,
+            on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # built below
             resend_failed=policy.transport.resend_failed,
         )
         self._stack.callback(self.driver.close)
         self.tuner.drive(self.scheduler, self.driver)
         self.health = self._make_health()
-        intake = Intake(policy.slo_classes(), policy.class_of_model)
+        self._make_reservations()
+        intake = Intake(policy.slo_classes(), policy.class_of_model, self.reservations.of)
         self.proxy = Proxy(
             self.driver,
             self.backend,
@@ -178,11 +181,18 @@ class Sidecar:
             regions=self.regions,
             recount=self.recount,
             shield=self.shield,
+            reservations=self.reservations,
         )
         repository = self.options.repository if self._embedded else None
         self.seeding = Seeding(self.scheduler, repository, say=self._say)
         self.proxy.on_announce = self.seeding.announced
         self._build_reloader(policy, intake)
+
+    def _make_reservations(self) -> None:
+        self.reservations = Reservations(
+            reserve=self.driver.reserve, release=self.driver.release, clock=time.monotonic_ns
+        )
+        self._stack.callback(self.reservations.close)
 
     def _make_health(self) -> Health:
         watch = RepositoryWatch(

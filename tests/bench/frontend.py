@@ -20,6 +20,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,14 @@ import uvloop
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
+from tritonsched.core.batch import Refuse
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.reserving import Entry, Reservations
+from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
+from tritonsched.proxy.wish import Wish
 from tritonsched.serve import GC_THRESHOLDS
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, MergedReply, Send, Tensor
 
@@ -59,6 +64,16 @@ class Echo:
     def __init__(self) -> None:
         self.regions = ClientRegions(is_local=lambda: True)
         self.tallies = Tallies()
+        self.shield = Shield()
+        self.reservations = Reservations(
+            reserve=lambda _: None, release=lambda _: None, clock=time.monotonic_ns
+        )
+
+    def is_decoupled(self, _call: InferCall) -> bool | None:
+        return False
+
+    async def reserve(self, wish: Wish) -> Entry | Refuse:
+        raise AssertionError(wish)
 
     def submit(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         done(self._answer(call))

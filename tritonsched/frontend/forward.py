@@ -11,6 +11,7 @@ from functools import partial
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.frontend.http_regions import region_call
 from tritonsched.frontend.model_statistics import http_statistics
+from tritonsched.frontend.reservations import reservation_http
 from tritonsched.frontend.service import InferService
 from tritonsched.proxy.asked import depth_of, files_in
 from tritonsched.proxy.shield import Document, Load
@@ -44,7 +45,9 @@ async def forward_http(
     async def ask(method: str, raw_path: str, body: Buffer) -> HttpReply:
         return await upstream.request(method, raw_path, headers, body)
 
-    answer = await region_call(service, ask, method, raw_path, body)
+    answer = await reservation_http(service, method, raw_path, body)
+    if answer is None:
+        answer = await region_call(service, ask, method, raw_path, body)
     if answer is None:
         get = partial(ask, "GET", body=body)
         answer = await http_statistics(service.tallies, get, method, raw_path)

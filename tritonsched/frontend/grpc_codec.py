@@ -78,6 +78,7 @@ def decode(
         slo=texts.get("x-tritonsched-class"),
         explain=texts.get("x-tritonsched-explain") == "1",
         output_refs=() if lone else _output_refs(request),
+        reservation=texts.get("x-tritonsched-reservation"),
     )
 
 

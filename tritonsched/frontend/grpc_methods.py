@@ -18,6 +18,7 @@ from tritonsched.errors import TritonschedError
 from tritonsched.frontend import grpc_regions
 from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.model_statistics import GRPC_STATISTICS, grpc_statistics
+from tritonsched.frontend.reservations import GRPC_METHODS, reservation_grpc
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
 from tritonsched.proxy.asked import FILE
@@ -43,7 +44,7 @@ _FORWARDED = frozenset(
         "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
     )
 )  # fmt: skip
-UNARY = frozenset({INFER, HEALTH_CHECK, _READY, *_RELOADS, *_FORWARDED})
+UNARY = frozenset({INFER, HEALTH_CHECK, _READY, *_RELOADS, *_FORWARDED, *GRPC_METHODS})
 """Methods with one message each way. Any but these and STREAM is UNIMPLEMENTED, as with Triton."""
 
 
@@ -72,6 +73,8 @@ class GrpcMethods:
                 return await self._regions(method, message, kept)
             if method == GRPC_STATISTICS:
                 return await self._statistics(message, kept)
+            if method in GRPC_METHODS:
+                return GrpcReply("OK", "", await reservation_grpc(self._service, method, message))
             reply = await self._upstream.unary(method, message, kept)
         except Exception as error:  # the boundary: whatever it is becomes a status
             return error_reply(error)

@@ -23,7 +23,10 @@ _BEFORE_ID = frozenset({0x0A, 0x12})  # name, version
 _HEAD_TAGS = frozenset({0x0A, 0x12, 0x22, 0x2A, 0x32})  # name, version, parameters, inputs, outputs
 _EMPTY_RAW = b"\x3a\x00"
 _LOAD_METRICS = "endpoint-load-metrics-format"  # such a call goes alone
-_VARIABLE = {"id", "received_ns", "raw", "headers", "inputs", "hints", "slo", "explain", "form"}
+_VARIABLE = {
+    "id", "received_ns", "raw", "headers", "inputs", "hints", "slo", "explain", "form",
+    "reservation",
+}  # fmt: skip
 _FIXED = tuple(field.name for field in fields(InferCall) if field.name not in _VARIABLE)
 
 
@@ -87,6 +90,7 @@ def decode(
         slo=texts.get("x-tritonsched-class"),
         explain=texts.get("x-tritonsched-explain") == "1",
         form=layout.form,
+        reservation=texts.get("x-tritonsched-reservation"),
     )
 
 

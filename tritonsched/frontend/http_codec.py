@@ -133,6 +133,7 @@ def decode(
         explain=by_name.get("x-tritonsched-explain") == "1",
         form=key if key and not lone and len(key) <= FORM_BYTES_MAX else None,
         output_refs=form.output_refs,
+        reservation=by_name.get("x-tritonsched-reservation"),
     )
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from tritonsched.core.batch import Refuse
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
+from tritonsched.proxy.wish import Wish
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 
@@ -15,6 +18,7 @@ class InferService(Protocol):
     """
 
     regions: ClientRegions
+    reservations: Reservations
     tallies: Tallies
     shield: Shield
 
@@ -34,6 +38,9 @@ class InferService(Protocol):
         """Answer one call. Raises a leaf of TritonschedError. If the caller is cancelled (the
         client left), queued work is dropped.
         """
+
+    async def reserve(self, wish: Wish) -> Entry | Refuse:
+        """Ask for a periodic stream. Raises BadReservation, UnknownReservation."""
 
     async def invalidate(self, model: str) -> None:
         """Triton is about to load or unload the model, or just did."""

@@ -14,7 +14,7 @@ one bad request never touches another and Triton itself words the error (DESIGN.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -33,6 +33,8 @@ from tritonsched.core.batch import (
     Refuse,
     Reject,
 )
+from tritonsched.core.proposal import Proposal
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
@@ -41,7 +43,8 @@ from tritonsched.proxy.assembly import join, placed, split
 from tritonsched.proxy.client_regions import Regions
 from tritonsched.proxy.explaining import explain, is_ok
 from tritonsched.proxy.held import Held
-from tritonsched.proxy.job import Job
+from tritonsched.proxy.job import Flight, Job, Pending
+from tritonsched.proxy.judging import judged
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.streaming import Holds
 from tritonsched.proxy.timer import Timer
@@ -49,24 +52,6 @@ from tritonsched.tensors import Answer, BatchReply, Cancel, Done
 
 Listener = Callable[[int, Sequence[Decision]], None]
 _log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A job that has not been answered. writes: its `done` writes the reply before it returns."""
-
-    job: Job
-    done: Done
-    writes: bool
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A batch that is out. sent_ns: when its message was written."""
-
-    batch: Batch
-    jobs: list[Job]
-    sent_ns: int
 
 
 class Driver:
@@ -77,6 +62,7 @@ class Driver:
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
     batch's message was written, in ns. on_lost: Triton did not answer a batch.
+    on_reserved: a reservation was granted or refused.
     on_taken_apart: this merged batch failed and is sent one by one; with resend_failed
     False its members hear its error. is_current: Triton still serves the model so; otherwise its
     queued calls are not merged. require_harmless: raises Shielded if regions would end Triton.
@@ -95,6 +81,7 @@ class Driver:
         on_send: Callable[[int], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         on_taken_apart: Callable[[Batch, errors.BackendError], None] | None = None,
+        on_reserved: Callable[[Grant | Refuse], None] | None = None,
         is_current: Callable[[ModelInfo], bool] = lambda _: True,
         resend_failed: bool = True,
     ) -> None:
@@ -110,12 +97,13 @@ class Driver:
         self._on_send = on_send
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
+        self._on_reserved = on_reserved
         self.is_current = is_current
         self.require_harmless: Callable[[Regions], None] = lambda _: None
         self._resend_failed = resend_failed
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._lone: set[asyncio.Task[None]] = set()
         self._holds = Holds(self._let_go)
         self._batches = Held()
@@ -127,7 +115,7 @@ class Driver:
 
         Cancelled, a queued job is gone at once and a dispatched one's answer is dropped.
         """
-        return self._submit(_Pending(job, done, writes=True))
+        return self._submit(Pending(job, done, writes=True))
 
     async def infer(self, job: Job) -> Answer:
         """The same for a caller that waits in a task. Raises a leaf of TritonschedError."""
@@ -139,14 +127,14 @@ class Driver:
                 replied_ns = self._clock()
                 done(outcome)
 
-            return self._submit(_Pending(job, noted, writes=False))
+            return self._submit(Pending(job, noted, writes=False))
 
         answer = await answered(noting)
         if self._on_reply is not None:
             self._on_reply(self._clock() - replied_ns)
         return answer
 
-    def _submit(self, pending: _Pending) -> Cancel:
+    def _submit(self, pending: Pending) -> Cancel:
         request = pending.job.request
         self._pending[request.id] = pending
         self._held.take(len(pending.job.call.raw))
@@ -159,12 +147,22 @@ class Driver:
             self._scheduler.cancel(request_id, self._clock())
             self._wake()
 
-    def _take(self, request_id: int) -> _Pending | None:
+    def _take(self, request_id: int) -> Pending | None:
         """Out of the table: from here on nobody else answers it."""
         pending = self._pending.pop(request_id, None)
         if pending is not None:
             self._held.give_back(len(pending.job.call.raw))
         return pending
+
+    def reserve(self, reservation: Reservation) -> None:
+        """A stream asks for a guarantee; `on_reserved` hears the answer."""
+        self._scheduler.reserve(reservation, self._clock())
+        self._wake()
+
+    def release(self, reservation_id: int) -> None:
+        """The stream ends."""
+        self._scheduler.release(reservation_id, self._clock())
+        self._wake()
 
     def set_variant(self, variant: Variant) -> None:
         self._scheduler.set_variant(variant, self._clock())
@@ -211,11 +209,19 @@ class Driver:
         due_ns = now if self._wakeup_ns is None else min(now, self._wakeup_ns)
         for decision in decisions:
             self._act(decision, now, due_ns)
+        proposal = self._scheduler.proposal(now)
+        if proposal is not None:
+            self._spawn(self._judge(proposal))
         wakeup = self._scheduler.next_wakeup()
         if wakeup != self._wakeup_ns or (wakeup is not None and not self._is_armed):
             self._wakeup_ns = wakeup
             self._is_armed = wakeup is not None
             self._timer.arm(wakeup)
+
+    async def _judge(self, proposal: Proposal) -> None:
+        """Beside the decision loop: a proposal may take a tenth of a second."""
+        self._scheduler.judge(await judged(proposal), self._clock())
+        self._wake()
 
     def _act(self, decision: Decision, now: int, due_ns: int) -> None:
         match decision:
@@ -227,7 +233,8 @@ class Driver:
                 text = f"model '{request.model}': the deadline passed while the request was queued"
                 self._fail(request.id, errors.DeadlineExpired(text))
             case Grant() | Refuse():
-                pass  # nobody asks here: the reservations' own endpoint listens to decisions
+                if self._on_reserved is not None:
+                    self._on_reserved(decision)
             case _:
                 assert_never(decision)
 
@@ -239,7 +246,7 @@ class Driver:
         """
         jobs = [self._pending[request.id].job for request in batch.requests]
         stale = not all(self.is_current(job.info) for job in jobs)
-        flight = _Flight(batch, jobs, batch.dispatch_ns)
+        flight = Flight(batch, jobs, batch.dispatch_ns)
         self._batches.take(0)
         if stale and len(jobs) > 1:
             self._finish(Completion(batch.id, ok=False, retried=True))
@@ -260,7 +267,7 @@ class Driver:
         if self._on_send is not None:
             self._on_send(flight.sent_ns - due_ns)
 
-    async def _alone(self, flight: _Flight) -> None:
+    async def _alone(self, flight: Flight) -> None:
         job = flight.jobs[0]
         end_hold = self._holds.begin(flight.batch, job.call) if job.in_sequence else None
         try:
@@ -301,7 +308,7 @@ class Driver:
         self._lone.add(task)
         task.add_done_callback(self._lone.discard)
 
-    def _came_back(self, flight: _Flight, outcome: BatchReply | errors.TritonschedError) -> None:
+    def _came_back(self, flight: Flight, outcome: BatchReply | errors.TritonschedError) -> None:
         if isinstance(outcome, errors.TritonschedError):
             self._failed(flight, outcome)
             return
@@ -316,7 +323,7 @@ class Driver:
         finally:
             outcome.release()
 
-    def _answer_all(self, flight: _Flight, answers: Sequence[Answer], *, ok: bool) -> None:
+    def _answer_all(self, flight: Flight, answers: Sequence[Answer], *, ok: bool) -> None:
         returned_ns = self._clock()
         for job, answer in zip(flight.jobs, answers, strict=True):
             self._answer(flight.batch, job, answer, returned_ns)
@@ -324,7 +331,7 @@ class Driver:
             Completion(flight.batch.id, ok=ok, sent_ns=flight.sent_ns, returned_ns=returned_ns)
         )
 
-    def _failed(self, flight: _Flight, error: errors.TritonschedError) -> None:
+    def _failed(self, flight: Flight, error: errors.TritonschedError) -> None:
         """Triton failed it, then it is taken apart; or did not answer, and nor can we."""
         batch = flight.batch
         if isinstance(error, errors.BackendError) and self._resend_failed:
@@ -338,7 +345,7 @@ class Driver:
         if isinstance(error, errors.TritonUnavailable) and self._on_lost is not None:
             self._on_lost()
 
-    def _broke(self, flight: _Flight, error: Exception) -> None:
+    def _broke(self, flight: Flight, error: Exception) -> None:
         """Our own mistake: its members are told, the others go on."""
         _log.error("internal error", exc_info=error)
         self._fail_all(flight.jobs, errors.TritonschedError(f"internal error: {error!r}"))
@@ -383,7 +390,7 @@ class Driver:
         if pending is not None:
             self._tell(pending, error)
 
-    def _tell(self, pending: _Pending, outcome: Answer | errors.TritonschedError) -> None:
+    def _tell(self, pending: Pending, outcome: Answer | errors.TritonschedError) -> None:
         """A frontend that fails to write one answer must not keep the others from theirs."""
         try:
             pending.done(outcome)

@@ -5,12 +5,14 @@ Deadlines. The first of these that is present counts: the gRPC deadline, `x-requ
 the v2 parameter `timeout` (µs, Triton's own), `x-envoy-expected-rq-timeout-ms`, the class. A
 client can only tighten what its class allows; a later wish is clipped and told in the explain
 header. A deadline runs from the first byte of the request's headers.
+A frame of a granted reservation has the deadline that was reserved, or a tighter one of its own.
 """
 
 import math
 from collections.abc import Callable, Mapping
 
 from tritonsched.core.request import NEVER_NS, Request, SloClass
+from tritonsched.core.reservation import Reservation
 from tritonsched.errors import BadDeadline, UnknownClass
 from tritonsched.tensors import DeadlineHints, InferCall
 
@@ -50,12 +52,17 @@ class Intake:
     """Turns calls into requests under a policy file's classes.
 
     classes: by name. class_of_model: the class of a model's requests that name none.
+    reservation_of: the granted stream that a frame names.
     """
 
     def __init__(
-        self, classes: Mapping[str, SloClass], class_of_model: Callable[[str], str]
+        self,
+        classes: Mapping[str, SloClass],
+        class_of_model: Callable[[str], str],
+        reservation_of: Callable[[str | None], Reservation | None] = lambda _: None,
     ) -> None:
         self.adopt(classes, class_of_model)
+        self._reservation_of = reservation_of
         self._next_id = 0
 
     def adopt(self, classes: Mapping[str, SloClass], class_of_model: Callable[[str], str]) -> None:
@@ -70,7 +77,8 @@ class Intake:
         """
         slo = self._slo_class(call)
         wanted_ns = relative_deadline_ns(call.hints)
-        allowed_ns = slo.relative_deadline_ns
+        stream = self._reservation_of(call.reservation) if call.reservation else None
+        allowed_ns = stream.relative_deadline_ns if stream else slo.relative_deadline_ns
         clipped = wanted_ns is not None and wanted_ns > allowed_ns
         relative_ns = allowed_ns if wanted_ns is None else min(wanted_ns, allowed_ns)
         deadline_ns = NEVER_NS if relative_ns >= NEVER_NS else call.received_ns + relative_ns
@@ -86,6 +94,7 @@ class Intake:
             weight=slo.weight,
             alone=alone,
             version=call.version,
+            reservation=stream.id if stream else 0,
         )
         return request, clipped
 

@@ -1,11 +1,12 @@
-"""A call between the proxy's door and the driver. Rule: a record, without a will of its own."""
+"""A call between the proxy's door and Triton. Rule: records, without a will of their own."""
 
 from dataclasses import dataclass, field
 
 from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.core.batch import Batch
 from tritonsched.core.request import Request
 from tritonsched.proxy.client_regions import Regions
-from tritonsched.tensors import InferCall, Send
+from tritonsched.tensors import Done, InferCall, Send
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
@@ -26,3 +27,21 @@ class Job:
     regions: Regions = field(default_factory=dict)
     send: Send | None = None
     in_sequence: bool = False
+
+
+@dataclass(slots=True)
+class Pending:
+    """A job that has not been answered. writes: its `done` writes the reply before it returns."""
+
+    job: Job
+    done: Done
+    writes: bool
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch that is out. sent_ns: when its message was written."""
+
+    batch: Batch
+    jobs: list[Job]
+    sent_ns: int

@@ -13,8 +13,16 @@ import structlog
 
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.core.batch import Refuse
 from tritonsched.core.variant import Variant
-from tritonsched.errors import Draining, MemoryFull, TritonschedError, TritonUnavailable
+from tritonsched.errors import (
+    BadReservation,
+    Draining,
+    MemoryFull,
+    TritonschedError,
+    TritonUnavailable,
+    UnknownReservation,
+)
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.asked import asked_of, cut_name
 from tritonsched.proxy.client_regions import ClientRegions, Regions, hold_all
@@ -24,8 +32,10 @@ from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.proxy.recount import Recount
+from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Document, Infer, Shield, Strict, Use
 from tritonsched.proxy.streaming import Sequences, sequence_of
+from tritonsched.proxy.wish import Wish, frame_of, reservation_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
@@ -89,7 +99,8 @@ class Proxy:
     held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
     held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
     alone. regions: shared memory that clients have registered. recount: what Triton counts
-    otherwise than clients do, in step with its counters. shield: what is not let through to it.
+    otherwise than clients do, in step with its counters. reservations: clients' streams. shield:
+    what is not let through to Triton.
     """
 
     def __init__(
@@ -105,12 +116,14 @@ class Proxy:
         on_lone: Callable[[str, str], None],
         regions: ClientRegions,
         recount: Recount,
+        reservations: Reservations,
         shield: Shield | None = None,
     ) -> None:
         self._driver = driver
         self.tallies = recount.tallies
         self._recount = recount
         self.regions = regions
+        self.reservations = reservations
         self.shield = shield or Shield()
         driver.require_harmless = lambda regions: self.shield.require(Use(regions))
         self._backend = backend
@@ -188,6 +201,24 @@ class Proxy:
         begin = partial(self._begin, call)
         return await answered(partial(self._sequences.submit, key, len(call.raw), begin))
 
+    async def reserve(self, wish: Wish) -> Entry | Refuse:
+        """Ask for a periodic stream. Raises BadReservation, UnknownReservation, or as `submit`."""
+        if self.is_draining:
+            raise _draining()
+        info = self._models.known(wish.model, wish.version)
+        if info is None:
+            info = await self._models.ask(wish.model, wish.version)
+        if info is None:
+            raise UnknownReservation(f"Triton does not serve model '{wish.model}'")
+        frame = frame_of(wish, info)
+        lone, signature = self._judged(frame, info)
+        if lone:
+            raise BadReservation(f"such frames go alone ({lone}), and only merged ones are planned")
+        rows = frame.inputs[0].shape[0]
+        now = self.reservations.now()
+        wanted = reservation_of(wish, rows=rows, signature=signature, now=now)
+        return await self.reservations.ask(wanted)
+
     def is_decoupled(self, call: InferCall) -> bool | None:
         """Whether the model answers any number of times; None while nothing is known of it."""
         info = self._models.known(call.model, call.version)
@@ -231,8 +262,7 @@ class Proxy:
     def _refused(self, call: InferCall) -> TritonschedError | None:
         """Why no call can be taken now, whatever it is."""
         if self.is_draining:
-            text = "the sidecar is shutting down; use another instance or try again later"
-            return Draining(text, retry_after_ns=1_000_000_000)
+            return _draining()
         held = self._held.size_bytes
         if held and held + len(call.raw) > self._tensor_bytes_max:
             text = f"{held} bytes of requests are in flight; try again later"
@@ -341,6 +371,11 @@ async def _told(answer: Callable[[], Awaitable[Answer]], done: Done) -> None:
         _log.error("internal error", exc_info=error)
         outcome = TritonschedError(f"internal error: {error!r}")
     done(outcome)
+
+
+def _draining() -> Draining:
+    text = "the sidecar is shutting down; use another instance or try again later"
+    return Draining(text, retry_after_ns=1_000_000_000)
 
 
 def _nothing() -> None:

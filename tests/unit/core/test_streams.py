@@ -73,7 +73,7 @@ def reasons(decisions: list[Decision]) -> list[tuple[int, RefusalReason]]:
 
 def test_an_operator_sees_what_is_granted_and_what_runs() -> None:
     desk = Desk()
-    assert desk.scheduler.reservations() == desk.scheduler.running() == ()
+    assert (desk.scheduler.reservations(), desk.scheduler.running()) == ((), ())
     desk.ask(STREAM)
     ((granted, device),) = desk.scheduler.reservations()
     assert (granted.id, device) == (STREAM.id, "gpu0")

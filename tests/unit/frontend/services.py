@@ -1,14 +1,18 @@
 """The sidecar as the front ends know it, played by a test."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from tritonsched.core.batch import Refuse
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.status import known
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
+from tritonsched.proxy.wish import Wish
 from tritonsched.tensors import (
     Answer,
     Cancel,
@@ -46,6 +50,13 @@ class Service:
         self.closes: dict[object, Callable[[], None]] = {}
         self.regions = ClientRegions(is_local=lambda: True)
         self.tallies = Tallies()
+        self.reservations = Reservations(
+            reserve=lambda wanted: self.said.append(f"reserve {wanted.id}"),
+            release=lambda number: self.said.append(f"release {number}"),
+            clock=time.monotonic_ns,
+        )
+        self.wishes: list[Wish] = []
+        self.outcome: Entry | Refuse | None = None
         self.shield = Shield()
         self._answer = answer
 
@@ -65,6 +76,11 @@ class Service:
         if self._answer is not None:
             await self._answer(call)
         return await asyncio.shield(asyncio.ensure_future(send(0)))  # the driver's own: it goes on
+
+    async def reserve(self, wish: Wish) -> Entry | Refuse:
+        self.wishes.append(wish)
+        assert self.outcome is not None
+        return self.outcome
 
     def is_decoupled(self, _call: InferCall) -> bool | None:
         return False

@@ -19,6 +19,7 @@ from tritonsched.core.variant import Variant
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.job import Job
+from tritonsched.proxy.reserving import Reservations
 from tritonsched.proxy.timer import LoopTimer
 from tritonsched.tensors import Answer, MergedReply, Tensor
 
@@ -94,7 +95,11 @@ class Scene:
             on_send=self.sends.append,
             on_lost=self._lost,
             on_taken_apart=lambda batch, e: self.taken_apart.append((batch.model, str(e))),
+            on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # made below
             resend_failed=resend_failed,
+        )
+        self.reservations = Reservations(
+            reserve=self.driver.reserve, release=self.driver.release, clock=loop.now_ns
         )
         self.driver.set_variant(Variant("echo", 8, ECHO.devices))
         self.scheduler.set_profile("echo", DEVICE, exact(dict.fromkeys(range(1, 9), EXEC_NS)))

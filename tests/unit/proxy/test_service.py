@@ -63,10 +63,11 @@ class Door(Scene):
         self.proxy = Proxy(
             self.driver,
             self.backend,
-            Intake(classes, lambda _: "default"),
+            Intake(classes, lambda _: "default", self.reservations.of),
             held=self.held,
             regions=ClientRegions(is_local=lambda: True),
             recount=Recount(self.tallies, self._counts),
+            reservations=self.reservations,
             tensor_bytes_max=BYTES_MAX,
             triton_is_up=lambda: self.is_up,
             lost=self._note_loss,
