@@ -85,9 +85,6 @@ class Echo:
     async def invalidate(self, model: str) -> None:
         raise AssertionError(model)
 
-    def is_decoupled(self, call: InferCall) -> bool | None:
-        raise AssertionError(call)
-
     def open_stream(self, close: Callable[[], None]) -> Callable[[], None]:
         raise AssertionError(close)
 
