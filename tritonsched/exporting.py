@@ -107,13 +107,16 @@ def _rounded(knob: str, value: float) -> float | int:
 
 def _form_of(text: str) -> YAML:
     """A reader and writer that writes this text as it stands, if there is one."""
-    for indent in INDENTS:
-        yaml = YAML()
-        yaml.preserve_quotes = True
-        yaml.width = WIDTH
-        yaml.indent(**indent)
-        if _dumped(yaml, yaml.load(text)) == text:
-            break
+    forms = [_form(**indent) for indent in INDENTS]
+    fitting = (yaml for yaml in forms if _dumped(yaml, yaml.load(text)) == text)
+    return next(fitting, forms[-1])
+
+
+def _form(**indent: int) -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = WIDTH
+    yaml.indent(**indent)
     return yaml
 
 

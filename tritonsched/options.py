@@ -64,3 +64,17 @@ def example_request(http: str) -> str:
         f"-H 'Inference-Header-Content-Length: {len(head)}' -H 'x-request-deadline-ms: 500' "
         f"-H 'x-tritonsched-explain: 1' {http}/v2/models/classify_lite0/infer"
     )
+
+
+def greeting(host: str, http_port: int, grpc_port: int, admin_port: int) -> list[str]:
+    """What a person at the terminal is told when it is ready."""
+    shown = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    http, admin = f"http://{shown}:{http_port}", f"http://{shown}:{admin_port}"
+    return [
+        f"HTTP     {http}",
+        f"gRPC     {shown}:{grpc_port}",
+        f"metrics  {admin}/metrics",
+        f"page     {admin}/",
+        "ready; try a request:",
+        f"  {example_request(http)}",
+    ]

@@ -33,7 +33,7 @@ from tritonsched.frontend.http_server import HttpServer
 from tritonsched.frontend.show import Seen, Show
 from tritonsched.frontend.triton_metrics import triton_metrics
 from tritonsched.metrics import Metrics
-from tritonsched.options import GrpcFrontend, ServeOptions, example_request
+from tritonsched.options import GrpcFrontend, ServeOptions, greeting
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import Tuner
@@ -49,7 +49,7 @@ from tritonsched.proxy.seeding import Seeding
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
-from tritonsched.proxy.timer import TimerFd
+from tritonsched.proxy.timer import TimerFd, pause
 from tritonsched.proxy.watch import FileWatch, signature
 
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
@@ -167,8 +167,7 @@ class Sidecar:
         self._stack.callback(self.driver.close)
         self.tuner.drive(self.scheduler, self.driver)
         self.health = self._make_health()
-        self._make_reservations()
-        intake = Intake(policy.slo_classes(), policy.class_of_model, self.reservations.of)
+        intake = self._make_intake(policy)
         self.proxy = Proxy(
             self.driver,
             self.backend,
@@ -188,11 +187,12 @@ class Sidecar:
         self.proxy.on_announce = self.seeding.announced
         self._build_reloader(policy, intake)
 
-    def _make_reservations(self) -> None:
+    def _make_intake(self, policy: PolicyFile) -> Intake:
         self.reservations = Reservations(
             reserve=self.driver.reserve, release=self.driver.release, clock=time.monotonic_ns
         )
         self._stack.callback(self.reservations.close)
+        return Intake(policy.slo_classes(), policy.class_of_model, self.reservations.of)
 
     def _make_health(self) -> Health:
         watch = RepositoryWatch(
@@ -218,7 +218,7 @@ class Sidecar:
             adopt=lambda new: live.adopt(new, time.monotonic_ns()),
             ledger=self.ledger,
             told=self._reloaded,
-            pause=_pause,
+            pause=pause,
         )
         self._stack.callback(self.reloader.close)
 
@@ -263,7 +263,7 @@ class Sidecar:
             changes=self.tuner.feedback.words,
         )
         show = Show(seen, clock=time.monotonic_ns, wall_ns=time.time_ns)
-        self._spawn(show.run(_pause))
+        self._spawn(show.run(pause))
         return show.audience
 
     async def _connect(self) -> None:
@@ -279,14 +279,9 @@ class Sidecar:
         self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
 
     def _announce(self) -> None:
-        shown = "127.0.0.1" if self.options.host == "0.0.0.0" else self.options.host  # noqa: S104
-        http = f"http://{shown}:{self.http_server.port}"
-        self._say(f"HTTP     {http}")
-        self._say(f"gRPC     {shown}:{self.grpc_server.port}")
-        self._say(f"metrics  http://{shown}:{self.admin_server.port}/metrics")
-        self._say(f"page     http://{shown}:{self.admin_server.port}/")
-        self._say("ready; try a request:")
-        self._say(f"  {example_request(http)}")
+        ports = (self.http_server.port, self.grpc_server.port, self.admin_server.port)
+        for line in greeting(self.options.host, *ports):
+            self._say(line)
 
     # -- while it runs ------------------------------------------------------------------------
 
@@ -315,7 +310,7 @@ class Sidecar:
                 await embedded.restart()
             except TritonschedError as error:
                 self._say(f"{error}")
-                await _pause(RESTART_PAUSE_S)
+                await pause(RESTART_PAUSE_S)
 
     # -- the policy file ----------------------------------------------------------------------
 
@@ -331,7 +326,7 @@ class Sidecar:
         path = self.options.policy_path
         if path is not None:
             watch = FileWatch(lambda: signature(path), self._policy_changed)
-            self._spawn(watch.run(_pause))
+            self._spawn(watch.run(pause))
 
     async def _policy_changed(self) -> None:
         if self.reloader.policy.reload.watch:
@@ -388,7 +383,7 @@ class Sidecar:
                 async with asyncio.timeout(self.options.drain_s):
                     await self.proxy.drained()
                     await self.driver.drained()
-            await _pause(LINGER_S)
+            await pause(LINGER_S)
             self.health.stop()
         for task in self._tasks:
             task.cancel()
@@ -399,9 +394,3 @@ class Sidecar:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _pause(seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await asyncio.Event().wait()

@@ -211,8 +211,8 @@ def test_a_profile_is_read_before_anything_starts_and_goes_before_the_policy_fil
     assert result.exit_code == 2
     where = f"{tmp_path}/own.yaml:2:30: models.m.points.0.rows: "
     assert where + "Input should be greater than or equal to 1" in result.output
+    given.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
-        given.unlink()
         serve.options.read_policy()
 
 

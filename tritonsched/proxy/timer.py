@@ -6,6 +6,7 @@ E).
 """
 
 import asyncio
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable
@@ -89,3 +90,10 @@ class LoopTimer:
 
     def close(self) -> None:
         self.arm(None)
+
+
+async def pause(seconds: float) -> None:
+    """Wait so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
