@@ -1,4 +1,4 @@
-"""The README's picture of the page. `python -m tests.bench.screenshot docs/page.png`
+"""The README's picture of the page. `python -m tests.bench.screenshot deploy/page.png`
 
 Rule: the real page in a real browser, over the real scheduler on two devices in virtual time, so
 that the picture does not depend on the machine; 64 colours keep it small.
