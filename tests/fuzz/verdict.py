@@ -10,6 +10,8 @@ from tests.differential.wire import GrpcOutcome, HttpOutcome
 
 DEADLINES = {"deadline-unreachable", "deadline-expired"}
 """Refusals that a mutated timeout asks for; Triton has no deadlines."""
+SHIELDED = "shielded"
+"""What may end Triton is refused; of a request with several faults Triton may name another."""
 RULES = ("not-http", "strict", "too-long", "half-closed")
 
 
@@ -26,7 +28,7 @@ Told = HttpOutcome | GrpcOutcome | Unanswered
 
 def finding(case: HttpCase | GrpcCase, theirs: Told, mine: Told) -> str:
     """What is wrong with mine; empty if nothing is."""
-    if _reason(mine) in DEADLINES:
+    if _reason(mine) in DEADLINES or (SHIELDED in _reason(mine) and _is_no(theirs)):
         return ""
     if isinstance(theirs, Unanswered) and isinstance(mine, Unanswered):
         return ""
@@ -52,6 +54,13 @@ def _http(theirs: HttpOutcome, mine: HttpOutcome) -> str:
 
 def _fits(rule: str, theirs: HttpOutcome, mine: HttpOutcome) -> bool:
     return bool(theirs.replies and mine.replies) or rule not in {"half-closed", "strict"}
+
+
+def _is_no(told: Told) -> bool:
+    """An error, or nothing."""
+    if isinstance(told, HttpOutcome):
+        return not told.replies or any(reply.start.split(" ")[1] >= "400" for reply in told.replies)
+    return not isinstance(told, GrpcOutcome) or told.code != "OK"
 
 
 def _is_ours(outcome: HttpOutcome) -> bool:
