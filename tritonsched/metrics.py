@@ -86,7 +86,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], Sequence[float]]] = {
     "batch_requests": ("Requests in dispatched batches.", ("model",), ROWS),
     "exec_seconds": ("Execution time of batches as the profile learns it.", ("model",), SECONDS),
     "prediction_error_ratio": (
-        "Of batches, |measured - predicted| / measured execution time.",
+        "Of batches, |measured - predicted| over the longer of the two.",
         ("model",),
         ERROR,
     ),
@@ -160,7 +160,7 @@ class Metrics:
         if batch.expected_ns > 0:
             error = measured_ns / batch.expected_ns
             self._observe("profile_error_ratio", error, batch.model)
-            off = abs(measured_ns - batch.expected_ns) / max(1, measured_ns)
+            off = abs(measured_ns - batch.expected_ns) / max(1, measured_ns, batch.expected_ns)
             self._observe("prediction_error_ratio", off, batch.model)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:

@@ -110,7 +110,7 @@ def test_times_are_in_seconds_and_only_answers_have_a_duration() -> None:
     assert value(metrics, "profile_error_ratio_sum", model="m") == 0.5
     assert value(metrics, "tuning_seconds", name="rtt") == 1
     assert value(metrics, "tuning_seconds", name="window") == 4
-    assert value(metrics, "prediction_error_ratio_sum", model="m") == 1.0
+    assert value(metrics, "prediction_error_ratio_sum", model="m") == 0.5
 
 
 def test_what_feedback_did_is_counted_and_shown() -> None:
