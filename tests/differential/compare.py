@@ -18,6 +18,8 @@ May differ (a case names its rule in `may_differ`, and then both must do what th
 | `too-long`    | resets the connection              | 413, then closes                            |
 | `half-closed` | answers                            | the same, maybe after an interim 100 that   |
 |               |                                    | finds out whether the client is still there |
+| `not-utf-8`   | hears header bytes as they are     | sends the UTF-8 of their Latin-1, which     |
+|               |                                    | shows where an answer repeats them          |
 """
 
 import gzip
@@ -91,6 +93,14 @@ def _is_silent(outcome: HttpOutcome) -> bool:
     return not outcome.replies and not outcome.is_open
 
 
+def _as_latin(body: bytes) -> bytes:
+    """The bytes of which this is the UTF-8, if it is."""
+    try:
+        return body.decode().encode("latin-1")
+    except UnicodeError:
+        return body
+
+
 _HTTP_RULES: dict[str, Callable[[HttpOutcome, HttpOutcome], bool]] = {
     "not-http": lambda theirs, mine: _is_silent(theirs) and _says(mine, "400"),
     "strict": lambda theirs, mine: not _is_silent(theirs) and _says(mine, "400"),
@@ -99,6 +109,10 @@ _HTTP_RULES: dict[str, Callable[[HttpOutcome, HttpOutcome], bool]] = {
         theirs.replies[0].start == mine.replies[0].start and not mine.replies[0].body
     ),
     "half-closed": lambda theirs, mine: theirs.replies[-1:] == mine.replies[-1:],
+    "not-utf-8": lambda theirs, mine: (
+        [(reply.start, reply.body) for reply in theirs.replies]
+        == [(reply.start, _as_latin(reply.body)) for reply in mine.replies]
+    ),
     "too-long": lambda theirs, mine: _is_silent(theirs) and _says(mine, "413"),
 }
 

@@ -30,6 +30,7 @@ ALLOWED: dict[str, tuple[Told, Told]] = {
     "an answer where Triton waits": (UNANSWERED, http(400, is_open=False)),
     "what may end Triton": (UNANSWERED, http(400, reason="shielded")),
     "what ended Triton": (SILENT, http(400, reason="shielded")),
+    "header bytes that are no UTF-8": (http(400, b"\xe4"), http(400, b"\xc3\xa4")),
     "two faults": (http(400), http(400, reason="shielded")),
     "two faults over gRPC": (grpc("INVALID_ARGUMENT"), grpc("INTERNAL", "shielded")),
     "a deadline": (http(200), http(504, reason="deadline-unreachable")),

@@ -12,7 +12,8 @@ DEADLINES = {"deadline-unreachable", "deadline-expired"}
 """Refusals that a mutated timeout asks for; Triton has no deadlines."""
 SHIELDED = "shielded"
 """What may end Triton is refused; of a request with several faults Triton may name another."""
-RULES = ("not-http", "strict", "too-long", "half-closed")
+RULES = ("not-http", "strict", "too-long", "half-closed", "not-utf-8")
+TALKING = frozenset({"half-closed", "strict", "not-utf-8"})  # rules of two answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def _http(theirs: HttpOutcome, mine: HttpOutcome) -> str:
 
 
 def _fits(rule: str, theirs: HttpOutcome, mine: HttpOutcome) -> bool:
-    return bool(theirs.replies and mine.replies) or rule not in {"half-closed", "strict"}
+    return bool(theirs.replies and mine.replies) or rule not in TALKING
 
 
 def _is_no(told: Told) -> bool:
