@@ -2,6 +2,7 @@
 from the answers, because nobody has named one for a request that nobody has written.
 """
 
+import re
 from dataclasses import dataclass
 
 from tests.differential.cases import GrpcCase, HttpCase
@@ -12,6 +13,10 @@ DEADLINES = {"deadline-unreachable", "deadline-expired"}
 """Refusals that a mutated timeout asks for; Triton has no deadlines."""
 SHIELDED = "shielded"
 """What may end Triton is refused; of a request with several faults Triton may name another."""
+AWAY = "triton-unavailable"
+"""Triton has just ended: its own finding, which is noticed a moment later."""
+BAD_PARAMETER = re.compile(r"invalid value type for '\w+' parameter")
+"""Of several, Triton names the first of a map, which has no order."""
 RULES = ("not-http", "strict", "too-long", "half-closed", "not-utf-8")
 TALKING = frozenset({"half-closed", "strict", "not-utf-8"})  # rules of two answers
 
@@ -31,12 +36,18 @@ def finding(case: HttpCase | GrpcCase, theirs: Told, mine: Told) -> str:
     """What is wrong with mine; empty if nothing is."""
     if _reason(mine) in DEADLINES or (SHIELDED in _reason(mine) and _is_no(theirs)):
         return ""
+    if _reason(mine) == AWAY and _is_silent(theirs):
+        return ""
     if isinstance(theirs, Unanswered) and isinstance(mine, Unanswered):
         return ""
     if isinstance(theirs, HttpOutcome) and isinstance(mine, HttpOutcome):
         return _http(theirs, mine)
     if isinstance(theirs, GrpcOutcome) and isinstance(mine, GrpcOutcome):
         assert isinstance(case, GrpcCase)
+        if theirs.code == mine.code and all(
+            BAD_PARAMETER.search(told.details) for told in (theirs, mine)
+        ):
+            return ""
         return grpc_difference(case.ask, theirs, mine)
     if isinstance(theirs, Unanswered) and isinstance(mine, HttpOutcome):
         return "" if not _is_ours(mine) else f"Triton: {theirs.why}; sidecar: {mine}"
@@ -62,6 +73,13 @@ def _is_no(told: Told) -> bool:
     if isinstance(told, HttpOutcome):
         return not told.replies or any(reply.start.split(" ")[1] >= "400" for reply in told.replies)
     return not isinstance(told, GrpcOutcome) or told.code != "OK"
+
+
+def _is_silent(told: Told) -> bool:
+    """Cut off in the middle, or unheard."""
+    if isinstance(told, GrpcOutcome):
+        return told.code == "UNAVAILABLE"
+    return isinstance(told, Unanswered) or not told.replies
 
 
 def _is_ours(outcome: HttpOutcome) -> bool:
