@@ -47,7 +47,8 @@ def test_what_the_hooks_write_is_read_back(tmp_path: Path) -> None:
 
 def test_triton_is_described_with_every_operation_but_without_what_the_sidecar_answers() -> None:
     document = of_triton(described())
-    assert operations(document).keys() == operations(described()).keys()
+    ours = {key for key in operations(described()) if "/reservations" in key[1]}
+    assert operations(document).keys() == operations(described()).keys() - ours
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
     assert "504" not in infer["responses"]
     assert "503" in infer["responses"]

@@ -5,7 +5,6 @@ loading are tested.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,9 @@ class Stage:
         """Requests of `gated` that fill its device, and one that waits: so will what comes now."""
         sent: list[asyncio.Future[Any]] = []
         for number in range(BATCHES_MAX + 1):
-            submitted = self.sidecar.ledger.submitted.total()
             sent.append(asyncio.ensure_future(awaited(stub.ModelInfer(ask("gated", number)))))
-            await until(partial(self._more_than, submitted))
-            waiting = number // BATCHES_MAX
-            await until(lambda: sent[-1].done() or self.waiting("gated") == waiting)  # noqa: B023
+            out = min(number + 1, BATCHES_MAX)
+            await until(lambda: sent[-1].done() or self._has(out, number + 1 - out))  # noqa: B023
             assert not sent[-1].done(), sent[-1].exception() or "it went through a closed gate"
         return sent
 
@@ -64,8 +61,10 @@ class Stage:
             for number in range(PROVEN):
                 await stub.ModelInfer(ask("gated", number))
 
-    def _more_than(self, submitted: int) -> bool:
-        return self.sidecar.ledger.submitted.total() > submitted
+    def _has(self, out: int, waiting: int) -> bool:
+        """So many batches of `gated` are out, and so many requests wait."""
+        running = [batch for batch in self.sidecar.scheduler.running() if batch.model == "gated"]
+        return (len(running), self.waiting("gated")) == (out, waiting)
 
     def waiting(self, model: str) -> int:
         return self.sidecar.scheduler.queued().get(model, 0)

@@ -66,19 +66,14 @@ async def test_a_stream_that_nobody_could_keep_is_refused_with_its_reason(
     sidecar: Sidecar,
 ) -> None:
     await asyncio.to_thread(prove, http_url(sidecar))
-    impossible: dict[str, Any] = {
-        "period_ms": 20.0,
-        "relative_deadline_ms": 0.02,
-        "jitter_ms": 0.0,
-        "frames": 100,
-    }
+    impossible = STREAM | {"relative_deadline_ms": 0.02, "jitter_ms": 0.0, "frames": 100}
     way: Any
     for way, url, module in (
         (reserve, http_url(sidecar), sync_http),
         (reserve_grpc, grpc_url(sidecar), sync_grpc),
     ):
         with pytest.raises(NotReserved) as refused:
-            await asyncio.to_thread(way, url, MODEL, inputs(module, 0), frames=100, **impossible)
+            await asyncio.to_thread(way, url, MODEL, inputs(module, 0), **impossible)
         assert refused.value.reason == "unschedulable"
 
 
