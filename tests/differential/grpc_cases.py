@@ -345,6 +345,7 @@ STREAMS: dict[str, GrpcCase] = {
         request(id="1"), request(raws=(np.array([-5, 0], np.float32).tobytes(),), id="2")
     ),
     "a stream of models": stream(request(id="1"), request("pair", PAIR, (A, B), id="2")),
+    "a stream of which nothing comes": stream(request("void", (NOUGHT,), (bytes(12),), ("OUT",))),
     "a decoupled stream": stream(repeat(3)),
     "a decoupled stream of none": stream(repeat(0)),
     "a decoupled stream with a final": stream(repeat(3, triton_enable_empty_final_response=True)),

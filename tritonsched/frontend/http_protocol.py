@@ -282,7 +282,7 @@ class HttpProtocol(asyncio.Protocol):
         if began is not None and keep_alive:
             self._connections.heads.learn(began, target, headers, self._body_bytes)
         self._owes_continue = False  # it did not wait
-        version = self._parser.get_http_version()
+        version = max("1.0", self._parser.get_http_version())  # without one it is 0.9
         self._accept(method, target, headers, keep_alive=keep_alive, version=version)
 
     def _accept(

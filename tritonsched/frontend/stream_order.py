@@ -100,8 +100,8 @@ class Owed:
         response, is_error = answer.infer_response, bool(answer.error_message)
         message = self._answered(response.id, response.model_name)
         is_last = is_error or response.parameters[_FINAL].bool_param
-        is_unasked = is_last and not (is_error or response.outputs)
-        if not is_unasked or message is None or message.asked:
+        is_no_answer = is_last and not (is_error or response.outputs)
+        if message is None or message.asked or not (is_no_answer and message.is_decoupled):
             self._emit(raw)
         if message is not None:
             self._note(message, is_error=is_error, is_last=is_last or not message.is_decoupled)

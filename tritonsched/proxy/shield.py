@@ -121,7 +121,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         ),
         "class-of-nothing": Rule(
             Infer,
-            lambda call: call.asked.has_empty_json() and call.asked.has_classes(),
+            lambda call: call.asked.has_empty_json() and bool(call.asked.classes()),
             "classes are asked of a tensor without elements; ask for it as it is",
         ),
         "file-name": Rule(

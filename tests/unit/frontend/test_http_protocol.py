@@ -160,6 +160,13 @@ async def test_a_body_at_the_limit_is_served() -> None:
         assert (await there.ask("POST", INFER, body=b"\0" * LIMIT)).status == 200
 
 
+async def test_a_request_of_no_version_is_answered_as_one_of_1_0() -> None:
+    """As Triton does; 0.9, which it would be, had no status line."""
+    async with serving() as there, connected(there.server.port) as client:
+        client.send(f"POST {INFER}?x=5TTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.0 200")
+
+
 async def test_a_head_with_a_part_that_triton_would_reset_on_is_refused() -> None:
     """And one over our own bound for the whole."""
     longest = "X-Long: " + "x" * FIELD_BYTES_MAX

@@ -88,6 +88,16 @@ async def test_an_end_without_an_answer_is_heard_by_who_asked(loop: VirtualLoop)
 
 
 @virtual
+async def test_an_answer_without_outputs_is_one(loop: VirtualLoop) -> None:
+    """Of a model that is not decoupled."""
+    client = Heard(loop)
+    client.sent("void")
+    answer = reply("void", empty=True)
+    client.owed.heard(answer)
+    assert client.said == [answer]
+
+
+@virtual
 async def test_decoupled_and_ordinary_messages_are_not_at_triton_together(
     loop: VirtualLoop,
 ) -> None:
