@@ -101,6 +101,7 @@ async def test_faults_have_tritons_words(
 async def test_the_pool_is_neither_seen_nor_closed_nor_reached(
     sidecar: Sidecar, module: Any, wire: str
 ) -> None:
+    await sidecar.backend.connect()  # another test may have closed all regions of this Triton
     (pool,) = await sidecar.backend.region_status()
 
     def seen() -> None:
