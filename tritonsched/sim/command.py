@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
@@ -17,12 +17,12 @@ from tritonsched.sim.campaign import FIGURES, Plan, Row, execute
 from tritonsched.sim.experiment import Trace, contenders, workload_names
 from tritonsched.sim.page import page
 from tritonsched.sim.studies import STUDIES
+from tritonsched.sim.telling import STDERR, refuse, write
 
 MS = 1_000_000
 SHOWN = ("value", "on_time", "goodput", "miss", "rows")
 """Figures of the table; the page and the JSON have all."""
 _stdout = Console(highlight=False)
-_stderr = Console(stderr=True, highlight=False)
 
 WorkloadOption = Annotated[
     str, typer.Option(help=f"Names by comma, or all for W1..W14: {', '.join(workload_names())}.")
@@ -71,10 +71,10 @@ def simulate(
     rows = _run(plan, jobs)
     if html is not None:
         command = f"tritonsched {' '.join(quote(word) for word in sys.argv[1:])}"
-        _write(html, page(plan, rows, command))
+        write(html, page(plan, rows, command))
     if json_path is not None:
         text = json.dumps([as_dict(row) for row in rows], indent=1) + "\n"
-        _write(json_path, text)
+        write(json_path, text)
     if json_path != Path("-"):
         _stdout.print(table(plan, rows))
 
@@ -87,7 +87,7 @@ def _names(option: str, text: str, known: Sequence[str]) -> list[str]:
     names = [word.strip() for word in text.split(",") if word.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        _refuse(f"{option}: {', '.join(unknown) or 'nothing'} is unknown; use {', '.join(known)}")
+        refuse(f"{option}: {', '.join(unknown) or 'nothing'} is unknown; use {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
@@ -98,7 +98,7 @@ def _loads(text: str) -> list[float]:
     except ValueError:
         found = [0.0]
     if any(not 0 < load <= 100 for load in found):
-        _refuse(f"--loads: {text!r} is not numbers by comma above 0 and up to 100, like 0.5,1,1.3")
+        refuse(f"--loads: {text!r} is not numbers by comma above 0 and up to 100, like 0.5,1,1.3")
     return found
 
 
@@ -106,7 +106,7 @@ def _run(plan: Plan, jobs: int) -> list[Row]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=_stderr, transient=True) as progress:
+    with Progress(*columns, console=STDERR, transient=True) as progress:
         task = progress.add_task("simulating", total=len(plan.traces()))
 
         def tick(trace: Trace) -> None:
@@ -168,18 +168,3 @@ def as_dict(row: Row) -> dict[str, object]:
         "mean": dict(row.mean),
         "half_interval_95": dict(row.spread),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    if path == Path("-"):
-        sys.stdout.write(text)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _refuse(f"cannot write {path}: {error.strerror}")
-
-
-def _refuse(text: str) -> NoReturn:
-    _stderr.print(f"tritonsched: {text}", markup=False, soft_wrap=True)
-    raise typer.Exit(2)

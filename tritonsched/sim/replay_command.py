@@ -6,10 +6,9 @@ Exit 0: done; 2: no recording, no policy file, or nothing to write to.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
@@ -32,12 +31,12 @@ from tritonsched.sim.replay import (
     replayed,
 )
 from tritonsched.sim.replay_page import page
+from tritonsched.sim.telling import refuse, say, write
 
 HEAD = ("class", "policy", "arrived", "in time/s", "utility/s", "missed", "refused", "why refused")
 ALL = "all"
 OFF_MAX = 0.02  # of the on-time share, above which the replay is not to be trusted
 POLICIES_MAX = 8
-_stderr = Console(stderr=True, highlight=False)
 
 
 def replay(
@@ -60,14 +59,14 @@ def replay(
         recording = read_recording(file)
         tried = [(str(path), load_policy(path)) for path in policy or []]
     except ConfigError as error:
-        _refuse(str(error))
+        refuse(str(error))
     if len(tried) > POLICIES_MAX:
-        _refuse(f"--policy: {len(tried)} files; at most {POLICIES_MAX} are compared at once")
+        refuse(f"--policy: {len(tried)} files; at most {POLICIES_MAX} are compared at once")
     traffic = Traffic(recording)
     if not traffic.requests:
-        _refuse(f"{file}: no batch of any recorded model was executed, so nothing can be replayed")
+        refuse(f"{file}: no batch of any recorded model was executed, so nothing can be replayed")
     for line in warnings(file, traffic):
-        _say(line)
+        say(line)
     runs, agreed = _run(traffic, tried, seed)
     _show(recording, runs, agreed, html, json_path)
 
@@ -90,9 +89,9 @@ def _show(
 ) -> None:
     cells, notes = list(rows(runs)), [about(recording), in_words(agreed)]
     if html is not None:
-        _write(html, page(runs, HEAD, cells, notes))
+        write(html, page(runs, HEAD, cells, notes))
     if json_path is not None:
-        _write(json_path, json.dumps(as_dict(runs, agreed), indent=1) + "\n")
+        write(json_path, json.dumps(as_dict(runs, agreed), indent=1) + "\n")
     if json_path == Path("-"):
         return
     made = Table(box=SIMPLE, padding=(0, 1, 0, 0))
@@ -212,22 +211,3 @@ def as_dict(runs: Sequence[Run], agreed: Agreement) -> dict[str, object]:
             for run in runs
         ],
     }
-
-
-def _write(path: Path, text: str) -> None:
-    if path == Path("-"):
-        sys.stdout.write(text)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _refuse(f"cannot write {path}: {error.strerror}")
-
-
-def _refuse(text: str) -> NoReturn:
-    _say(text)
-    raise typer.Exit(2)
-
-
-def _say(text: str) -> None:
-    _stderr.print(f"tritonsched: {text}", markup=False, soft_wrap=True)
