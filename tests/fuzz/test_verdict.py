@@ -52,6 +52,20 @@ FOUND: dict[str, tuple[Told, Told]] = {
 }
 
 
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_of_two_wrong_parameters_any_may_be_named(in_stream: bool) -> None:
+    texts = (
+        "invalid value type for 'a' parameter, expected",
+        "parameter keys starting with 'triton_'",
+    )
+    made = [
+        GrpcOutcome("OK", "", (text.encode(),)) if in_stream else GrpcOutcome("X", text, ())
+        for text in texts
+    ]
+    assert finding(TABLE["plain"], *made) == ""
+    assert finding(TABLE["plain"], made[0], grpc("X")) != ""
+
+
 @pytest.mark.parametrize("name", [*ALLOWED, *FOUND])
 def test_a_difference_is_a_finding_unless_a_rule_allows_it(name: str) -> None:
     theirs, mine = (ALLOWED | FOUND)[name]

@@ -47,7 +47,7 @@ def finding(case: HttpCase | GrpcCase, theirs: Told, mine: Told) -> str:
     if isinstance(theirs, GrpcOutcome) and isinstance(mine, GrpcOutcome):
         assert isinstance(case, GrpcCase)
         if theirs.code == mine.code and (
-            all(BAD_PARAMETER.search(told.details) for told in (theirs, mine))
+            all(_names_parameter(told) for told in (theirs, mine))
             or (SEQUENCE in b"".join(case.ask.messages) and _sizes(theirs) == _sizes(mine))
         ):
             return ""
@@ -81,6 +81,12 @@ def _is_no(told: Told) -> bool:
     if isinstance(told, HttpOutcome):
         return not told.replies or any(reply.start.split(" ")[1] >= "400" for reply in told.replies)
     return not isinstance(told, GrpcOutcome) or told.code != "OK"
+
+
+def _names_parameter(told: GrpcOutcome) -> bool:
+    """Of a call, or in the last message of a stream."""
+    last = told.messages[-1].decode(errors="replace") if told.messages else ""
+    return bool(BAD_PARAMETER.search(told.details + last))
 
 
 def _sizes(told: GrpcOutcome) -> list[int]:
