@@ -59,11 +59,13 @@ def test_of_two_wrong_parameters_any_may_be_named(in_stream: bool) -> None:
         "parameter keys starting with 'triton_'",
     )
     made = [
-        GrpcOutcome("OK", "", (text.encode(),)) if in_stream else GrpcOutcome("X", text, ())
+        GrpcOutcome("OK", "", (text.encode(),), ((), ()))
+        if in_stream
+        else GrpcOutcome("X", text, (), ((), ()))
         for text in texts
     ]
     assert finding(TABLE["plain"], *made) == ""
-    assert finding(TABLE["plain"], made[0], grpc("X")) != ""
+    assert finding(TABLE["plain"], made[0], grpc("Y")) != ""
 
 
 @pytest.mark.parametrize("name", [*ALLOWED, *FOUND])
