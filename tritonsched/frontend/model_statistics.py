@@ -141,5 +141,7 @@ def _add(tallies: Tallies, mark: Mark, versions: list[_Version], model: str | No
     known = [(version, tallies.of(*version.key)) for version in versions]
     for version, tally in known:
         if tally is not None:
-            version.write(as_clients_count(read[version.key], tally))
+            told = as_clients_count(read[version.key], tally)
+            tally.told = told.stats
+            version.write(told)
     return any(tally is not None for _, tally in known)

@@ -42,7 +42,7 @@ class Tally:
     and failed_rows as `twice`; whether it counts such a call, and as what, depends on the model, so
     `true_counts` infers it. uncertain: calls that failed. wait_ns: what answered requests waited
     here. refused, refused_ns: what ended before Triton saw it. base: Triton's counts before we
-    came. seen: its successes when last asked.
+    came. seen: its successes when last asked. told: what clients were told last, by member.
     """
 
     calls: int = 0
@@ -57,6 +57,7 @@ class Tally:
     refused_ns: int = 0
     base: Count = (0, 0)
     seen: int = 0
+    told: Mapping[str, Count] = field(default_factory=dict)
 
     def take(self, other: "Tally") -> None:
         """Add what was counted there."""

@@ -6,6 +6,7 @@ execution (core: `InferenceStatsAggregator::UpdateSuccess`, once a request). So 
 did not see get what it measured for a batch of that size (`batch_stats`), and its own queue and
 overhead as the mean request had them; waiting in the sidecar is added to `queue`, and with it to
 `success`. What it rejects from its queue, Triton counts in `fail`; so are the sidecar's refusals.
+Means move, so an estimate may fall; what is told never does, because clients subtract.
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,12 @@ def as_clients_count(counts: Counts, tally: Tally) -> Counts:
     failed = _plus(stats["fail"], failures, failures * _mean(stats["fail"]))
     stats["fail"] = _plus(failed, tally.refused, tally.refused_ns)
     rows = counts.rows - tally.twice - round(tally.failed_rows * as_success)
-    return Counts(max(0, rows), stats, counts.batches)
+    grown = {name: _larger(stats[name], tally.told.get(name, _NONE)) for name in stats}
+    return Counts(max(0, rows), grown, counts.batches)
+
+
+def _larger(duration: Duration, told: Duration) -> Duration:
+    return max(duration[0], told[0]), max(duration[1], told[1])
 
 
 def _shares(counts: Counts, tally: Tally) -> tuple[float, float]:

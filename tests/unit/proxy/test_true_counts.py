@@ -1,5 +1,7 @@
 """Merged, refused and kept waiting, a model's statistics are those of its clients' requests."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from tests.unit.proxy.counters import (
 )
 from tritonsched.core.request import Outcome
 from tritonsched.proxy.tallies import Tally
-from tritonsched.proxy.true_counts import COMPUTE, Counts, as_clients_count
+from tritonsched.proxy.true_counts import COMPUTE, NAMES, Counts, as_clients_count
 
 GOOD, BAD = True, False
 BATCHES = st.lists(
@@ -116,3 +118,19 @@ def test_a_triton_that_lost_its_counts_leads_to_nothing_below_zero() -> None:
     shown = as_clients_count(Counts(1, Triton().stats, {}), tally)
     assert shown.rows == 0
     assert all(figure == (0, 0) for figure in shown.stats.values())
+
+
+def test_what_is_told_never_falls() -> None:
+    """A mean that falls makes the estimate fall, and a client that subtracts would underflow."""
+    tally = Tally(added=Counter({8: 70}))
+    stats = dict.fromkeys(NAMES, (10, 1_000_000))
+    slow = {8: dict.fromkeys(COMPUTE, (10, 1_000_000))}
+    first = as_clients_count(Counts(80, stats, slow), tally)
+    tally.told = first.stats
+    fast = {8: dict.fromkeys(COMPUTE, (11, 1_000_001))}
+    more = dict.fromkeys(NAMES, (11, 1_000_001))
+    assert as_clients_count(Counts(88, more, fast), Tally(added=tally.added)).stats != first.stats
+    second = as_clients_count(Counts(88, more, fast), tally)
+    for name in NAMES:
+        assert second.stats[name][0] >= first.stats[name][0]
+        assert second.stats[name][1] >= first.stats[name][1]
