@@ -52,6 +52,12 @@ def end_to_end(headers: Iterable[tuple[str, str | bytes]]) -> Headers:
     )
 
 
+def _alike(headers: Iterable[tuple[str, str | bytes]]) -> Headers:
+    """The same, a name always spelt as at first: of `a` and `A` aiohttp sends the last alone."""
+    spelt: dict[str, str] = {}
+    return tuple((spelt.setdefault(k.lower(), k), value) for k, value in end_to_end(headers))
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStream:
     """An answer whose body is still coming.
@@ -156,7 +162,7 @@ class HttpUpstream:
             scheme="http", authority=self.address, path=path, query_string=query, encoded=True
         )
         return self._session.request(
-            method, url, headers=end_to_end(headers), data=body or None, allow_redirects=False
+            method, url, headers=_alike(headers), data=body or None, allow_redirects=False
         )
 
     async def _request(

@@ -33,6 +33,14 @@ async def test_a_request_arrives_as_it_was_given_and_nothing_is_added() -> None:
         ]
 
 
+async def test_a_header_that_comes_twice_spelt_in_two_ways_arrives_twice() -> None:
+    async with raw_http(fixed("200 OK")) as server, upstream(server.address) as there:
+        await there.request("GET", "/v2", (("X-Twice", "1"), ("y", ""), ("x-twice", "2")), b"")
+        (seen,) = server.seen
+        assert b"X-Twice: 1\r\n" in seen
+        assert b"X-Twice: 2\r\n" in seen
+
+
 async def test_an_empty_post_says_so_and_a_get_has_no_body() -> None:
     async with raw_http(fixed("200 OK")) as server, upstream(server.address) as there:
         await there.request("POST", "/v2/repository/index", (), b"")
