@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from tritonsched.proxy.tallies import Tally
 
 COMPUTE = ("compute_input", "compute_infer", "compute_output")
-NAMES = ("success", "fail", "queue", *COMPUTE)
+PARTS = ("queue", *COMPUTE)
+NAMES = ("success", "fail", *PARTS)
 """Members of `inference_stats` that are counted; the others stay as they are."""
 
 Duration = tuple[int, int]
@@ -56,12 +57,23 @@ def as_clients_count(counts: Counts, tally: Tally) -> Counts:
     failed = _plus(stats["fail"], failures, failures * _mean(stats["fail"]))
     stats["fail"] = _plus(failed, tally.refused, tally.refused_ns)
     rows = counts.rows - tally.twice - round(tally.failed_rows * as_success)
-    grown = {name: _larger(stats[name], tally.told.get(name, _NONE)) for name in stats}
-    return Counts(max(0, rows), grown, counts.batches)
+    return Counts(max(0, rows), _grown(stats, tally.told), counts.batches)
 
 
-def _larger(duration: Duration, told: Duration) -> Duration:
-    return max(duration[0], told[0]), max(duration[1], told[1])
+def _grown(stats: Durations, told: Durations) -> dict[str, Duration]:
+    """Each part, and what `success` has beside them, no smaller than it was told before."""
+    grown = {}
+    for name, (count, ns) in stats.items():
+        before = told.get(name, _NONE)
+        grown[name] = max(count, before[0]), max(ns, before[1])
+    besides_ns = max(_besides_ns(stats), _besides_ns(told) if told else 0)
+    grown["success"] = grown["success"][0], sum(grown[name][1] for name in PARTS) + besides_ns
+    return grown
+
+
+def _besides_ns(stats: Durations) -> int:
+    """Of all requests: what is neither queue nor execution."""
+    return stats["success"][1] - sum(stats[name][1] for name in PARTS)
 
 
 def _shares(counts: Counts, tally: Tally) -> tuple[float, float]:
@@ -86,9 +98,8 @@ def _measured(counts: Counts, rows: int, name: str) -> Duration:
 
 def _overhead_ns(stats: Durations) -> int:
     """Of the mean request: what is neither queue nor execution."""
-    count, ns = stats["success"]
-    known_ns = sum(stats[name][1] for name in ("queue", *COMPUTE))
-    return max(0, ns - known_ns) // count if count else 0
+    count = stats["success"][0]
+    return max(0, _besides_ns(stats)) // count if count else 0
 
 
 def _mean(duration: Duration) -> int:

@@ -134,3 +134,5 @@ def test_what_is_told_never_falls() -> None:
     for name in NAMES:
         assert second.stats[name][0] >= first.stats[name][0]
         assert second.stats[name][1] >= first.stats[name][1]
+    grown = {name: second.stats[name][1] - first.stats[name][1] for name in NAMES}
+    assert grown["success"] >= grown["queue"] + sum(grown[name] for name in COMPUTE)
