@@ -110,7 +110,7 @@ async def test_it_fits_a_narrow_window_and_follows_the_colour_scheme(
         assert await tab.evaluate(OVER) == 0
         light = await tab.evaluate(background)
         await tab.look(width=400, height=800, dark=True)
-        assert await tab.evaluate(OVER) == 0
+        await tab.until(f"{OVER} === 0")  # the charts follow a moment later
         assert await tab.evaluate(background) != light
         assert (await tab.screenshot()).startswith(b"\x89PNG")
 
