@@ -33,6 +33,10 @@ class Batch:
     def expected_end_ns(self) -> int:
         return self.expected_start_ns + self.expected_ns
 
+    def error_of(self, measured_ns: int) -> float:
+        """How far its execution time was predicted off, as a share of the longer of the two."""
+        return abs(measured_ns - self.expected_ns) / max(1, measured_ns, self.expected_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -256,8 +256,7 @@ class _Window:
 
     def came_back(self, batch: Batch, measured_ns: int) -> None:
         self._busy_ns[batch.device] = self._busy_ns.get(batch.device, 0) + measured_ns
-        longer_ns = max(1, measured_ns, batch.expected_ns)
-        self._errors.append(abs(measured_ns - batch.expected_ns) / longer_ns)
+        self._errors.append(batch.error_of(measured_ns))
 
     def left(self, request: Request, outcome: Outcome, now: int) -> None:
         if outcome not in (Outcome.REJECTED, Outcome.CANCELLED):
