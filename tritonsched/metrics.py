@@ -160,8 +160,7 @@ class Metrics:
         if batch.expected_ns > 0:
             error = measured_ns / batch.expected_ns
             self._observe("profile_error_ratio", error, batch.model)
-            off = abs(measured_ns - batch.expected_ns) / max(1, measured_ns, batch.expected_ns)
-            self._observe("prediction_error_ratio", off, batch.model)
+            self._observe("prediction_error_ratio", batch.error_of(measured_ns), batch.model)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self._count("requests_total", request.model, request.slo, outcome.value)
@@ -179,19 +178,16 @@ class Metrics:
 
     def shielded(self, rule: str) -> None:
         """A request was refused by a rule of the shield."""
-        key = ("shielded_total", rule)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._bump("shielded_total", rule)
 
     def policy_reloaded(self, outcome: str, generation: int) -> None:
         """A reload ended: applied, refused or rolled-back."""
-        key = ("policy_reloads_total", outcome)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._bump("policy_reloads_total", outcome)
         self._gauges["policy_generation",] = generation
 
     def tuning_changed(self, knob: str, direction: str) -> None:
         """Feedback turned a knob up or down."""
-        key = ("tuning_changes_total", knob, direction)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._bump("tuning_changes_total", knob, direction)
 
     def merge_failed(self, model: str) -> None:
         """A merged batch failed and is taken apart."""
@@ -254,7 +250,10 @@ class Metrics:
         return model
 
     def _count(self, name: str, model: str, *rest: str) -> None:
-        key = (name, self._label(model), *rest)
+        self._bump(name, self._label(model), *rest)
+
+    def _bump(self, *key: str) -> None:
+        """Name and label values of a counter."""
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def _observe(self, name: str, value: float, model: str, *rest: str) -> None:
