@@ -286,7 +286,7 @@ class Proxy:
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        in_sequence = send is None and sequence_of(call, info) is not None
+        in_sequence = bool(lone) and send is None and sequence_of(call, info) is not None
         return Job(call, info, request, lone, clipped, regions, send, in_sequence)
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
