@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from tritonsched.backend.control import Control
-from tritonsched.backend.shared_memory import Lease, SharedMemoryPool, is_region_name
+from tritonsched.backend.leases import Lease
+from tritonsched.backend.shared_memory import SharedMemoryPool, is_region_name
 from tritonsched.errors import BackendError, StartupError, TritonUnavailable
 
 Transport = Literal["auto", "system", "inline"]

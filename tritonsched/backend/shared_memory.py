@@ -1,11 +1,9 @@
-"""One POSIX shared-memory region, leased in pieces. Rule: a piece belongs to one batch at a time.
+"""One POSIX shared-memory region, leased in pieces (`leases`). Rule: it is ours, and dies with us.
 
 Made with `posix_fallocate`, because writing into a full /dev/shm is SIGBUS and not an exception,
 and with every page mapped beforehand, because the first touch of a page costs more than the copy
 into it. The file is locked (flock) while its sidecar lives, so that a later start can tell a dead
 sidecar's region from a living one's, whatever became of the process id in its name.
-
-Cost: O(free pieces) a lease and a release; neighbours join, so free pieces <= leases + 1.
 """
 
 import contextlib
@@ -14,13 +12,12 @@ import mmap
 import os
 import re
 import secrets
-from bisect import bisect
 from pathlib import Path
 
+from tritonsched.backend.leases import LeasedMemory, aligned
 from tritonsched.errors import StartupError
 
 SHM = Path("/dev/shm")  # noqa: S108  # the place of POSIX shared memory on Linux
-ALIGN = 64  # a cache line: rows of two batches never share one
 POOL_BYTES_MAX = 256 * 1024 * 1024
 POOL_SHARE = 0.25  # of the file system, unless the policy file says otherwise
 POOL_BYTES_MIN = 64 * 1024
@@ -30,47 +27,20 @@ _PREFIX = "tritonsched-"
 _NAME = re.compile(r"tritonsched-\d+-[0-9a-f]{8}")
 
 
-class Lease:
-    """A piece of the region. view: its bytes; offset: where it begins in the region."""
-
-    __slots__ = ("_pool", "byte_size", "offset", "view")
-
-    def __init__(self, pool: "SharedMemoryPool", offset: int, byte_size: int) -> None:
-        self._pool: SharedMemoryPool | None = pool
-        self.offset = offset
-        self.byte_size = byte_size
-        self.view = pool.slice(offset, byte_size)
-
-    def belongs_to(self, pool: "SharedMemoryPool") -> bool:
-        """Whether it is an unreleased piece of that pool."""
-        return self._pool is pool
-
-    def release(self) -> None:
-        """Give the piece back. Only once Triton is known to be done with it, and only once."""
-        assert self._pool is not None, "lease released twice"
-        pool, self._pool = self._pool, None
-        self.view.release()
-        pool.give_back(self.offset, self.byte_size)
-
-
-class SharedMemoryPool:
+class SharedMemoryPool(LeasedMemory):
     """The region, and which pieces of it are free.
 
     byte_size: of the region; None takes 25 % of the file system, at most 256 MiB.
-    in_use_bytes, leases: what is out now. Raises StartupError if there is not that much room.
+    Raises StartupError if there is not that much room.
     """
 
     def __init__(self, byte_size: int | None = None, *, directory: Path = SHM) -> None:
         remove_stale(directory)
         size = aligned(default_bytes(directory) if byte_size is None else byte_size, _PAGE)
         self.path, self._file = _make(directory, size)
-        self.byte_size = size
-        self.in_use_bytes = 0
-        self.leases = 0
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._map = mmap.mmap(self._file, size, flags=flags)
-        self._memory = memoryview(self._map)
-        self._free = [(0, size)]
+        super().__init__(memoryview(self._map))
 
     @property
     def name(self) -> str:
@@ -81,38 +51,6 @@ class SharedMemoryPool:
     def key(self) -> str:
         """What `shm_open` calls the region."""
         return f"/{self.path.name}"
-
-    def lease(self, byte_size: int) -> Lease | None:
-        """A piece of `byte_size` >= 1 bytes at a multiple of 64; None if there is no room now."""
-        assert byte_size > 0, "a lease of nothing"
-        size = aligned(byte_size, ALIGN)
-        for index, (offset, length) in enumerate(self._free):
-            if length >= size:
-                rest = length - size
-                self._free[index : index + 1] = [(offset + size, rest)] if rest else []
-                self.in_use_bytes += size
-                self.leases += 1
-                return Lease(self, offset, byte_size)
-        return None
-
-    def slice(self, offset: int, byte_size: int) -> memoryview:
-        """The region's bytes; for leases."""
-        return self._memory[offset : offset + byte_size]
-
-    def give_back(self, offset: int, byte_size: int) -> None:
-        """A lease's piece is free again and joins its free neighbours; for leases."""
-        size = aligned(byte_size, ALIGN)
-        self.in_use_bytes -= size
-        self.leases -= 1
-        start, end = offset, offset + size
-        first = last = bisect(self._free, (offset, size))
-        if first > 0 and sum(self._free[first - 1]) == start:
-            first -= 1
-            start = self._free[first][0]
-        if last < len(self._free) and self._free[last][0] == end:
-            end = sum(self._free[last])
-            last += 1
-        self._free[first:last] = [(start, end - start)]
 
     def close(self) -> None:
         """Remove the region. Leases still out keep their memory mapped until they are dropped."""
@@ -156,11 +94,6 @@ def remove_stale(directory: Path = SHM) -> list[str]:
             removed.append(path.name)
         os.close(file)
     return removed
-
-
-def aligned(size: int, grain: int) -> int:
-    """The next multiple of `grain`."""
-    return -(-size // grain) * grain
 
 
 def _make(directory: Path, size: int) -> tuple[Path, int]:

@@ -19,8 +19,9 @@ from tritonsched.backend import wire
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import RTT_SAMPLES, Control, Index
+from tritonsched.backend.leases import ALIGN, Lease, aligned
 from tritonsched.backend.region import Region, Transport
-from tritonsched.backend.shared_memory import ALIGN, SHM, Lease, SharedMemoryPool, aligned
+from tritonsched.backend.shared_memory import SHM, SharedMemoryPool
 from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import (

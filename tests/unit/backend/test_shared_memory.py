@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tritonsched.backend.leases import ALIGN, Lease
 from tritonsched.backend.shared_memory import (
-    ALIGN,
     POOL_BYTES_MAX,
     POOL_BYTES_MIN,
-    Lease,
     SharedMemoryPool,
     default_bytes,
     is_region_name,

@@ -18,7 +18,7 @@ from tests.unit.backend.contract import (
 )
 from tests.unit.backend.fake_triton import Edit, offset_of
 from tritonsched.backend.base import Backend
-from tritonsched.backend.shared_memory import ALIGN
+from tritonsched.backend.leases import ALIGN
 from tritonsched.errors import MalformedAnswer, TritonUnavailable
 from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, GrpcReply, HttpReply, Wire
 
