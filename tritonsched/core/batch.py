@@ -13,10 +13,12 @@ from tritonsched.core.reservation import RefusalReason, Reservation
 class Batch:
     """Requests of one model and one signature that run together on one device.
 
+    model: Triton's, which runs it; the members may have asked for a model that it is a variant of.
     rows: sum of the members' rows.
     dispatch_ns: when it was decided. expected_start_ns/expected_end_ns: as seen by the sidecar, the
     end being the moment the answer is back. expected_ns: execution alone.
     probe: sent to measure, not because it fits (see LatencyProfile); may be expected late.
+    worth: what its answers are worth beside the best variant's, in (0, 1].
     """
 
     id: int
@@ -28,6 +30,7 @@ class Batch:
     expected_start_ns: int
     expected_ns: int
     probe: bool = False
+    worth: float = 1.0
 
     @property
     def expected_end_ns(self) -> int:

@@ -7,21 +7,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from tritonsched.core.policy import SchedulerView
+from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
+from tritonsched.core.variant import Way
 
 MISFITS_MAX = 64  # members passed over for their rows before a batch is called full
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A batch that could run. utility: sum of weights; safe_ns: promised execution, >= 1."""
+    """A batch that could run. utility: what its answers are worth then; safe_ns: promised
+    execution, >= 1; variant: of a model that has some.
+    """
 
     queue: RequestQueue
     requests: tuple[Request, ...]
     utility: float
     safe_ns: int
+    variant: str = ""
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.queue, self.requests, self.variant)
 
     @property
     def density(self) -> float:
@@ -70,26 +78,25 @@ def rows_of(requests: Iterable[Request]) -> int:
     return sum(request.rows for request in requests)
 
 
-def finish_ns(
-    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int, rows: int
-) -> int:
+def finish_ns(model: str, view: SchedulerView, device: str, start_ns: int, rows: int) -> int:
     """When answers of a batch of `rows` started at `start_ns` are written, at the safe quantile."""
-    return start_ns + view.safe_ns(queue.model, device, rows) + view.tuning.reply_ns
+    return start_ns + view.safe_ns(model, device, rows) + view.tuning.reply_ns
 
 
 def head_batch(
-    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
+    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int, variant: str = ""
 ) -> tuple[Request, ...]:
     """The largest prefix that still keeps its first deadline: the slack rule of Clockwork and EDF.
 
     Empty if the head cannot be in time on this device even by itself.
     """
-    taken = prefix(queue, 1 if queue.alone else view.rows_cap(queue.model, device))
+    model = variant or queue.model
+    taken = prefix(queue, 1 if queue.alone else view.rows_cap(model, device))
     # In due order the first member with a deadline has the earliest one.
     timed = next((k for k, request in enumerate(taken) if request.has_deadline), len(taken))
     rows = rows_of(taken)
     for size in range(len(taken), 0, -1):
-        end_ns = finish_ns(queue, view, device, start_ns, rows)
+        end_ns = finish_ns(model, view, device, start_ns, rows)
         if size <= timed or end_ns <= taken[timed].deadline_ns:
             return taken[:size]
         rows -= taken[size - 1].rows
@@ -97,64 +104,105 @@ def head_batch(
 
 
 def densest(
-    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
+    queue: RequestQueue,
+    view: SchedulerView,
+    device: str,
+    start_ns: int,
+    way: Way | None = None,
 ) -> Candidate | None:
     """The batch of the queue with the most utility per time; None if nobody can be in time.
 
-    Walks sizes downwards; members that a size would make late are skipped at that size, so the walk
-    ends at the first size that skips nobody, and jumps to the next size that saves one more and
-    could, filled with the most valuable members, beat the best one so far.
+    way: the variant to run it; by default the model's own. Walks sizes downwards; members that a
+    size would make late are skipped at that size, so the walk ends at the first size that skips
+    nobody, and jumps to the next size that saves one more and could, filled with the most valuable
+    members, beat the best one so far. Where worth falls before the deadline a smaller batch may be
+    denser though nobody is skipped: then half the size is looked at, too, and so on.
     Source: scheduling study 5, step B ("dens").
     """
+    way = way or Way(queue.model)
+    former = _Former(queue, view, device, start_ns, way)
     if queue.alone:
-        return _first_alone(queue, view, device, start_ns)
-    cap = view.rows_cap(queue.model, device)
+        return former.first_alone()
+    cap = view.rows_cap(way.model, device)
     target = min(max(cap, queue.head.rows), queue.rows)  # a head over the cap may go by itself
     best: Candidate | None = None
     density = 0.0
     while target >= 1:
-        end_ns = finish_ns(queue, view, device, start_ns, target)
+        end_ns = former.finish_ns(target)
         taken = _filled(queue, end_ns, target)
         if target > cap:
             taken = prefix(taken, cap)
-        found = _candidate(queue, taken, view, device)
+        found = former.candidate(taken)
         if found is not None and found.density > density:
             best, density = found, found.density
         missed_ns = queue.last_missed_ns(end_ns)
         if missed_ns is None:
-            break
+            if not queue.shaped:
+                break
+            target //= 2
+            continue
         target -= 1
-        while target and not (
-            finish_ns(queue, view, device, start_ns, target) <= missed_ns
-            and queue.weight_max * target > density * view.safe_ns(queue.model, device, target)
-        ):
+        while target and not former.is_promising(target, missed_ns, density):
             target -= 1
     return best
 
 
 def head_candidate(
-    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
+    queue: RequestQueue,
+    view: SchedulerView,
+    device: str,
+    start_ns: int,
+    way: Way | None = None,
 ) -> Candidate | None:
     """The batch of `head_batch` with its worth; None if the head cannot be in time."""
-    return _candidate(queue, head_batch(queue, view, device, start_ns), view, device)
+    way = way or Way(queue.model)
+    taken = head_batch(queue, view, device, start_ns, way.model)
+    return _Former(queue, view, device, start_ns, way).candidate(taken)
 
 
-def _first_alone(
-    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
-) -> Candidate | None:
-    for request in queue:
-        if finish_ns(queue, view, device, start_ns, request.rows) <= request.deadline_ns:
-            return _candidate(queue, (request,), view, device)
-    return None
+class _Former:
+    """One queue, one device, one way to run it, one start."""
 
+    __slots__ = ("_device", "_queue", "_ready_ns", "_view", "_way")
 
-def _candidate(
-    queue: RequestQueue, taken: tuple[Request, ...], view: SchedulerView, device: str
-) -> Candidate | None:
-    if not taken:
+    def __init__(
+        self, queue: RequestQueue, view: SchedulerView, device: str, start_ns: int, way: Way
+    ) -> None:
+        self._queue = queue
+        self._view = view
+        self._device = device
+        self._ready_ns = start_ns + view.tuning.reply_ns
+        self._way = way
+
+    def safe_ns(self, rows: int) -> int:
+        return self._view.safe_ns(self._way.model, self._device, rows)
+
+    def finish_ns(self, rows: int) -> int:
+        return self._ready_ns + self.safe_ns(rows)
+
+    def is_promising(self, rows: int, missed_ns: int, density: float) -> bool:
+        """Would one more be in time, and could the batch be denser than that?"""
+        safe = self.safe_ns(rows)
+        most = self._queue.weight_max * self._way.worth * rows
+        return self._ready_ns + safe <= missed_ns and most > density * safe
+
+    def first_alone(self) -> Candidate | None:
+        for request in self._queue:
+            if self.finish_ns(request.rows) <= request.deadline_ns:
+                return self.candidate((request,))
         return None
-    safe = max(1, view.safe_ns(queue.model, device, rows_of(taken)))
-    return Candidate(queue, taken, sum(request.weight for request in taken), safe)
+
+    def candidate(self, taken: tuple[Request, ...]) -> Candidate | None:
+        if not taken:
+            return None
+        safe = self.safe_ns(rows_of(taken))
+        if self._queue.shaped:
+            end_ns = self._ready_ns + safe
+            utility = sum(request.utility_at(end_ns) for request in taken)
+        else:
+            utility = sum(request.weight for request in taken)
+        variant = "" if self._way.model == self._queue.model else self._way.model
+        return Candidate(self._queue, taken, utility * self._way.worth, max(1, safe), variant)
 
 
 def _filled(queue: RequestQueue, end_ns: int, rows_max: int) -> tuple[Request, ...]:

@@ -12,6 +12,7 @@ from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import NEVER_NS, Request
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import Way
 
 RIDERS_MAX = 64  # requests looked at for a ride
 
@@ -36,8 +37,14 @@ class GapView:
         return [
             queue
             for queue in self._view.queues(device)
-            if self._view.safe_ns(queue.model, device, queue.rows_widest) <= self._room_ns
+            if any(
+                self._view.safe_ns(way.model, device, queue.rows_widest) <= self._room_ns
+                for way in self._view.variants(queue.model, device)
+            )
         ]
+
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        return self._view.variants(model, device)
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return self._view.safe_ns(model, device, rows)
@@ -56,7 +63,7 @@ class GapView:
     def has_room(self, choice: Choice, device: str) -> bool:
         """Does the batch fit the gap? What was never measured fits none."""
         rows = sum(request.rows for request in choice.requests)
-        safe = self._view.safe_ns(choice.queue.model, device, rows)
+        safe = self._view.safe_ns(choice.runs, device, rows)
         return 0 < safe <= self._room_ns
 
 

@@ -26,10 +26,31 @@ class Observer(Protocol):
         """The request left. reason: a RejectReason's value for `rejected`, else empty."""
 
 
+class Worths:
+    """What the answers of a batch are worth beside the best variant's, until they are there.
+
+    Memory: O(requests that run on a lesser variant).
+    """
+
+    __slots__ = ("_less",)
+
+    def __init__(self) -> None:
+        self._less: dict[int, float] = {}
+
+    def sent(self, batch: Batch) -> None:
+        for request in batch.requests if batch.worth < 1.0 else ():
+            self._less[request.id] = batch.worth
+
+    def take(self, request: Request) -> float:
+        """The request has left; what its answer counts."""
+        return self._less.pop(request.id, 1.0) if self._less else 1.0
+
+
 class Ledger:
     """Counts of outcomes by class, and the utility they earned. Memory: O(classes)."""
 
     def __init__(self) -> None:
+        self._worths = Worths()
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.submitted: Counter[str] = Counter()
@@ -43,6 +64,7 @@ class Ledger:
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self.batches += 1
         self.rows += batch.rows
+        self._worths.sent(batch)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         """Nothing to count: outcomes follow one by one."""
@@ -51,8 +73,9 @@ class Ledger:
         self.outcomes[request.slo, outcome] += 1
         if reason:
             self.reasons[request.slo, reason] += 1
+        worth = self._worths.take(request)
         if outcome in (Outcome.SERVED, Outcome.LATE):
-            self.utility[request.slo] += request.utility_at(now)
+            self.utility[request.slo] += worth * request.utility_at(now)
 
     def total(self, outcome: Outcome) -> int:
         """Requests of all classes that left this way."""

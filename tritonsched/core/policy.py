@@ -10,6 +10,7 @@ from typing import Protocol
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import Way
 
 
 class SchedulerView(Protocol):
@@ -21,19 +22,33 @@ class SchedulerView(Protocol):
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in a stable order."""
 
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        """Ways to serve the model there, the most valuable first, at least one."""
+
     def safe_ns(self, model: str, device: str, rows: int) -> int:
-        """Promised execution time; 0 while the profile is unproven."""
+        """Promised execution time; 0 while the profile is unproven. Of a model with variants: that
+        of its default one; a variant's own by its name.
+        """
 
     def rows_cap(self, model: str, device: str) -> int:
-        """Most rows a batch of the model may have now, >= 1."""
+        """Most rows a batch of the model may have now, >= 1. Variants as with `safe_ns`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Dispatch these members of one queue as one batch."""
+    """Dispatch these members of one queue as one batch.
+
+    variant: the Triton model to run it; empty for the queue's own, or its default variant.
+    """
 
     queue: RequestQueue
     requests: tuple[Request, ...]
+    variant: str = ""
+
+    @property
+    def runs(self) -> str:
+        """The model whose times count."""
+        return self.variant or self.queue.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,13 @@ class RequestQueue:
     """Requests of one model that may share a batch, earliest due first.
 
     alone: members never share a batch. rows: sum over the members. deadlines: members that have
-    one. rows_widest: rows of the widest member since the queue was last empty.
+    one. shaped: members whose worth falls before their deadline. rows_widest: rows of the widest
+    member since the queue was last empty.
     """
 
     __slots__ = (
-        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "signature", "size",
+        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "shaped", "signature",
+        "size",
     )  # fmt: skip
 
     def __init__(self, model: str, signature: int, *, alone: bool) -> None:
@@ -46,6 +48,7 @@ class RequestQueue:
         self.rows_widest = 0
         self.size = 0
         self.deadlines = 0
+        self.shaped = 0
         self._lanes: dict[tuple[float, bool], list[Entry]] = {}
 
     def __len__(self) -> int:
@@ -73,6 +76,13 @@ class RequestQueue:
             if timed:
                 first = min(first, lane[0][0])
         return first
+
+    @property
+    def full_until_ns(self) -> int:
+        """Until then nobody loses anything; NEVER_NS if nobody has a deadline. O(n) if shaped."""
+        if not self.shaped:
+            return self.first_deadline_ns
+        return min(request.full_until_ns for request in self)
 
     @property
     def weight_max(self) -> float:
@@ -119,6 +129,7 @@ class RequestQueue:
         self.rows += request.rows
         self.rows_widest = max(self.rows_widest, request.rows)
         self.deadlines += request.has_deadline
+        self.shaped += request.utility is not None
 
     def remove(self, request: Request) -> None:
         """Take one member out; it must be in the queue."""
@@ -132,6 +143,7 @@ class RequestQueue:
         self.size -= 1
         self.rows -= request.rows
         self.deadlines -= request.has_deadline
+        self.shaped -= request.utility is not None
 
 
 class QueueSet:

@@ -5,6 +5,7 @@ Time is integer nanoseconds on the driver's monotonic clock.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 NEVER_NS = 1 << 62  # "no deadline": later than any time a monotonic clock will show
 PATIENCE_NS = 1_000_000_000
@@ -33,22 +34,68 @@ class RejectReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Utility:
+    """How the worth of an answer falls with time (time-utility function; CIKM'17 section 2.2).
+
+    points: (share of the time from arrival to deadline, value), linear between, both in [0, 1];
+    shares rise, values do not. Before the first point its value holds, from the last one on, too;
+    after the deadline the value is 0. A client that tightens its deadline tightens the shape.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        shares, values = zip(*self.points, strict=True) if self.points else ((), ())
+        if not self.points or not all(0 <= number <= 1 for number in (*shares, *values)):
+            raise ValueError("utility: at least one point, shares and values in [0, 1]")
+        if any(a >= b for a, b in pairwise(shares)) or any(a < b for a, b in pairwise(values)):
+            raise ValueError("utility: shares must rise and values must not")
+        if not values[0] > 0:
+            raise ValueError("utility: the first value must be > 0")
+
+    @classmethod
+    def linear(cls, soft_share: float) -> "Utility":
+        """Full value up to that share of the time, then linear to 0 at the deadline."""
+        return cls(((soft_share, 1.0), (1.0, 0.0)))
+
+    @property
+    def full_share(self) -> float:
+        """Up to that share of the time nothing is lost."""
+        full = self.points[0][1]
+        return max(share for share, value in self.points if value == full)
+
+    def value_at(self, share: float) -> float:
+        """The value when that share of the time has gone."""
+        before = self.points[0]
+        for point in self.points:
+            if share < point[0]:
+                part = (share - before[0]) / (point[0] - before[0]) if point is not before else 0
+                return before[1] + max(0.0, part) * (point[1] - before[1])
+            before = point
+        return before[1]
+
+
+@dataclass(frozen=True, slots=True)
 class SloClass:
     """A class of service from the policy file.
 
     relative_deadline_ns: from arrival; NEVER_NS means none.
     weight: what one request of the class is worth when not all can be served, > 0.
+    utility: how that falls with time; None: not at all before the deadline (a step).
     """
 
     name: str
     relative_deadline_ns: int = NEVER_NS
     weight: float = 1.0
+    utility: Utility | None = None
 
     def __post_init__(self) -> None:
         if self.relative_deadline_ns <= 0:
             raise ValueError(f"class {self.name!r}: relative deadline must be > 0 ns")
         if not self.weight > 0:
             raise ValueError(f"class {self.name!r}: weight must be > 0")
+        if self.utility is not None and self.relative_deadline_ns == NEVER_NS:
+            raise ValueError(f"class {self.name!r}: a utility needs a deadline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +110,7 @@ class Request:
     retry: it is that second try: counted as submitted and accepted already.
     reservation: the stream it says it is a frame of; 0 for none.
     version: of the model, as the client named it; empty for the newest. Only observers read it.
+    utility: how its worth falls with time; None: not at all before the deadline.
     """
 
     id: int
@@ -77,6 +125,7 @@ class Request:
     retry: bool = False
     reservation: int = 0
     version: str = ""
+    utility: Utility | None = None
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -95,6 +144,21 @@ class Request:
         """The place in line: the deadline, or the arrival plus PATIENCE_NS without one."""
         return self.deadline_ns if self.has_deadline else self.arrival_ns + PATIENCE_NS
 
+    @property
+    def full_until_ns(self) -> int:
+        """Finishing by then loses nothing."""
+        if self.utility is None or not self.has_deadline:
+            return self.deadline_ns
+        span_ns = self.deadline_ns - self.arrival_ns
+        return self.arrival_ns + int(self.utility.full_share * span_ns)
+
     def utility_at(self, finish_ns: int) -> float:
-        """What finishing at `finish_ns` is worth: the weight in time, nothing after (a step)."""
-        return self.weight if finish_ns <= self.deadline_ns else 0.0
+        """What finishing at `finish_ns` is worth: the weight, less what the shape takes; after the
+        deadline nothing.
+        """
+        if finish_ns > self.deadline_ns:
+            return 0.0
+        if self.utility is None or not self.has_deadline:
+            return self.weight
+        span_ns = max(1, self.deadline_ns - self.arrival_ns)
+        return self.weight * self.utility.value_at((finish_ns - self.arrival_ns) / span_ns)

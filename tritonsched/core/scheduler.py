@@ -10,6 +10,7 @@ The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
 | `reserve` / `release`           | a stream wants a guarantee or ends; answer: Grant or Refuse   |
 | `proposal` / `judge`            | the test of that, to be run beside the loop, and its verdict  |
 | `set_variant` / `drop_model`    | Triton loaded, changed or unloaded a model                    |
+| `set_family` / `drop_family`    | clients may ask for one model, and any of several will do     |
 | `set_server(state, now)`        | Triton went away or came back, or the sidecar drains          |
 | `retune(tuning, now)`           | feedback changed a number                                     |
 | `set_policy(policy, now)`       | the policy file names another rule; what waits stays          |
@@ -38,7 +39,6 @@ from tritonsched.core.admission import refusal
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.desk import Desk
 from tritonsched.core.devices import DeviceState
-from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Observer
 from tritonsched.core.policy import Choice, Hold, Policy
 from tritonsched.core.proposal import Proposal, Verdict
@@ -47,7 +47,7 @@ from tritonsched.core.reservation import Reservation
 from tritonsched.core.state import State
 from tritonsched.core.streams import Streams
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import ServerState, Variant
+from tritonsched.core.variant import ServerState
 
 
 class Scheduler(State):
@@ -66,7 +66,6 @@ class Scheduler(State):
         self._abandoned: set[int] = set()
         self._held_until: dict[str, int] = {}
         self._hopeless_ns = NEVER_NS  # before that nobody turns hopeless just by waiting
-        self._now = 0
         self._batch_id = 0
 
     def __repr__(self) -> str:
@@ -77,41 +76,10 @@ class Scheduler(State):
 
     # -- inputs -------------------------------------------------------------------------------
 
-    def set_variant(self, variant: Variant, now: int) -> None:
-        """Triton serves this model this way; replaces what was known. Learnt times are kept."""
-        self._advance(now)
-        self._variants[variant.model] = variant
-        for name in variant.devices:
-            self._devices.setdefault(name, DeviceState(name)).models.add(variant.model)
-            self._profiles.setdefault((variant.model, name), LatencyProfile())
-        for device in self._devices.values():
-            if device.name not in variant.devices:
-                device.models.discard(variant.model)
-        self._serve(variant)
-
-    def drop_model(self, model: str, now: int) -> None:
-        """Triton no longer serves the model; its times are forgotten with it.
-
-        What is queued for it is refused by the next `decide`.
-        """
-        self._advance(now)
-        self._moved = True
-        variant = self._variants.pop(model, None)
-        self._serving.drop(model)
-        for name in variant.devices if variant else ():
-            self._devices[name].models.discard(model)
-            self._profiles.pop((model, name), None)
-
-    def set_profile(self, model: str, device: str, profile: LatencyProfile) -> None:
-        """Start from measured times instead of from nothing."""
-        self._profiles[model, device] = profile
-        if model in self._variants:
-            self._serve(self._variants[model])
-
     def submit(self, request: Request, now: int) -> None:
         """A request arrived. Its model must have been announced by `set_variant`."""
         self._advance(now)
-        if request.model not in self._variants:
+        if request.model not in self._serving:
             raise KeyError(f"model {request.model!r} has no variant; call set_variant first")
         self._arrived.append(request)
         if not request.retry:
@@ -258,9 +226,9 @@ class Scheduler(State):
                 continue
             reason = self._refusal(request, now)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
-                device = self._serving.probed(request, self.tuning, now)
-                if device is not None:
-                    self._send(request.model, (request,), device, now, decisions)
+                place = self._serving.probed(request, self.tuning, now)
+                if place is not None:
+                    self._send(place.variant, (request,), place.device, now, decisions)
                     continue
             if reason is None:
                 self._queues.push(request)
@@ -270,7 +238,7 @@ class Scheduler(State):
                 self._reject(request, reason, now, decisions)
 
     def _refusal(self, request: Request, now: int) -> RejectReason | None:
-        if request.model not in self._variants:
+        if request.model not in self._serving:
             return RejectReason.TRITON_UNAVAILABLE
         return refusal(
             request,
@@ -283,7 +251,7 @@ class Scheduler(State):
         )
 
     def _is_served(self, model: str) -> bool:
-        return self.server is ServerState.READY and model in self._variants
+        return self.server is ServerState.READY and model in self._serving
 
     def _prune(self, now: int, decisions: list[Decision]) -> None:
         """Refuse who can no longer be in time; all of a queue if nothing serves it."""
@@ -291,7 +259,7 @@ class Scheduler(State):
         self._hopeless_ns = NEVER_NS
         self._prune_frames(now, decisions)
         for queue in self._queues:
-            served = self.server is not ServerState.AWAY and queue.model in self._variants
+            served = self.server is not ServerState.AWAY and queue.model in self._serving
             reason = RejectReason.TRITON_UNAVAILABLE
             if served:
                 reason = RejectReason.DEADLINE_UNREACHABLE
@@ -313,7 +281,7 @@ class Scheduler(State):
         for request in lost:
             self._reject(request, RejectReason.DEADLINE_UNREACHABLE, now, decisions)
         away = self.server is ServerState.AWAY
-        for request in self._streams.pop_all(lambda m: away or m not in self._variants):
+        for request in self._streams.pop_all(lambda m: away or m not in self._serving):
             self._reject(request, RejectReason.TRITON_UNAVAILABLE, now, decisions)
 
     def _soonest_first(self, now: int) -> list[DeviceState]:
@@ -338,7 +306,7 @@ class Scheduler(State):
                 return
             for request in choice.requests:
                 self._queues.pop(request.id)
-            self._send(choice.queue.model, choice.requests, device, now, decisions)
+            self._send(choice.runs, choice.requests, device, now, decisions)
 
     def _send(
         self,
@@ -349,14 +317,15 @@ class Scheduler(State):
         decisions: list[Decision],
     ) -> None:
         rows = sum(request.rows for request in requests)
-        profile = self._profiles[model, device.name]
+        way = self._way(requests[0].model, model, device.name)
+        profile = self._profiles[way.model, device.name]
         start_ns = device.available_ns(now, self.tuning.rtt_ns)
         finish_ns = start_ns + profile.safe_ns(rows) + self.tuning.reply_ns
         late = finish_ns > min(request.deadline_ns for request in requests)
         self._batch_id += 1
         batch = Batch(
             id=self._batch_id,
-            model=model,
+            model=way.model,
             device=device.name,
             requests=requests,
             rows=rows,
@@ -364,6 +333,7 @@ class Scheduler(State):
             expected_start_ns=start_ns,
             expected_ns=profile.exec_ns(rows),
             probe=not profile.is_proven or (late and self._policy.keeps_deadlines),
+            worth=way.worth,
         )
         self._running[batch.id] = batch
         device.start(batch, proven=profile.is_proven)
@@ -372,10 +342,6 @@ class Scheduler(State):
             observer.on_dispatch(batch, now)
 
     # -- leaves -------------------------------------------------------------------------------
-
-    def _advance(self, now: int) -> None:
-        assert now >= self._now, f"time went back: {now} after {self._now}"
-        self._now = now
 
     def _reject(
         self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]

@@ -2,6 +2,9 @@
 and profiles and changes neither; every "too late" of the scheduler is computed here.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 from tritonsched.core.admission import is_hopeless
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.latency import LatencyProfile
@@ -9,39 +12,61 @@ from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import NEVER_NS, Request
 from tritonsched.core.tuning import Tuning
 
-Pairs = tuple[tuple[DeviceState, LatencyProfile], ...]
+
+class Place(NamedTuple):
+    """A Triton model on a device, with its times there. worth: beside the best variant's."""
+
+    device: DeviceState
+    profile: LatencyProfile
+    variant: str
+    worth: float = 1.0
 
 
 class Serving:
-    """The devices of each model, with the model's times on them, looked up once."""
+    """The places of each model that clients may ask for, looked up once. On each device the first
+    one is the model's default there.
+    """
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
-        self._pairs: dict[str, Pairs] = {}
+        self._places: dict[str, tuple[Place, ...]] = {}
 
-    def put(self, model: str, pairs: Pairs) -> None:
-        """These serve the model from now on."""
-        self._pairs[model] = pairs
+    def __contains__(self, model: str) -> bool:
+        return model in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def put(self, model: str, places: Iterable[Place]) -> None:
+        """These serve the model from now on, at least one."""
+        self._places[model] = tuple(places)
 
     def drop(self, model: str) -> None:
         """Nobody serves the model."""
-        self._pairs.pop(model, None)
+        self._places.pop(model, None)
 
-    def pairs(self, model: str) -> Pairs:
-        """The devices that serve it, with its times on them; none if nobody does."""
-        return self._pairs.get(model, ())
+    def places(self, model: str) -> tuple[Place, ...]:
+        """All that serve it; none if nobody does."""
+        return self._places.get(model, ())
+
+    def pairs(self, model: str) -> list[tuple[DeviceState, LatencyProfile]]:
+        """The devices that serve it, each with the times of its default variant there."""
+        found: dict[str, tuple[DeviceState, LatencyProfile]] = {}
+        for place in self.places(model):
+            found.setdefault(place.device.name, (place.device, place.profile))
+        return list(found.values())
 
     def devices(self) -> list[DeviceState]:
         """All devices that serve anything, in order of announcement."""
-        found = {device.name: device for pairs in self._pairs.values() for device, _ in pairs}
+        found = {p.device.name: p.device for places in self._places.values() for p in places}
         return list(found.values())
 
     def earliest_finish_ns(self, model: str, rows: int, tuning: Tuning, now: int) -> int:
         """When its answer would be written if it ran alone and next, on its best device."""
         idle_ns = now + tuning.rtt_ns
         first = NEVER_NS
-        for device, profile in self._pairs[model]:
+        for device, profile, _, _ in self._places[model]:
             start_ns = idle_ns
             if device.batches and device.predicted_end_ns > idle_ns:
                 start_ns = device.predicted_end_ns
@@ -91,17 +116,21 @@ class Serving:
         safe_ns = self._least_safe_ns(request.model, request.rows)
         return request.deadline_ns - tuning.reply_ns - tuning.rtt_ns + 1 - safe_ns
 
-    def probed(self, request: Request, tuning: Tuning, now: int) -> DeviceState | None:
-        """An idle device on which a refusal would rest on old news: not measured for a while."""
+    def probed(self, request: Request, tuning: Tuning, now: int) -> Place | None:
+        """An idle device on which a refusal would rest on old news: not measured for a while. Of
+        several the place that promised to be the fastest.
+        """
         if request.deadline_ns < now + tuning.rtt_ns + tuning.reply_ns:
             return None
-        for device, profile in self._pairs[request.model]:
-            if not device.batches and profile.is_stale(now):
-                return device
-        return None
+        stale = [
+            place
+            for place in self._places[request.model]
+            if not place.device.batches and place.profile.is_stale(now)
+        ]
+        return min(stale, key=lambda place: place.profile.safe_ns(request.rows), default=None)
 
     def _least_safe_ns(self, model: str, rows: int) -> int:
-        pairs = self._pairs[model]
-        if len(pairs) == 1:
-            return pairs[0][1].safe_ns(rows)
-        return min(profile.safe_ns(rows) for _, profile in pairs)
+        places = self._places[model]
+        if len(places) == 1:
+            return places[0].profile.safe_ns(rows)
+        return min(place.profile.safe_ns(rows) for place in places)

@@ -1,6 +1,7 @@
 """What the scheduler knows at one instant: queues, variants, devices, times, tuning.
 
-Rule: it answers questions about that and decides nothing; it is what policies see (SchedulerView).
+Rule: it is told facts, answers questions about them and decides nothing; it is what policies see
+(SchedulerView).
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from tritonsched.core.devices import DeviceState
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.queues import QueueSet, RequestQueue
 from tritonsched.core.request import RejectReason
-from tritonsched.core.serving import Serving
+from tritonsched.core.serving import Place, Serving
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import ServerState, Variant
+from tritonsched.core.variant import Family, ServerState, Variant, Way
 
 AWAY_RETRY_NS = (
     1_000_000_000  # the hint when Triton is away: its restart takes seconds, not minutes
@@ -29,26 +30,78 @@ class State:
         self.tuning = tuning
         self.server = ServerState.READY
         self._queues = QueueSet()
-        self._variants: dict[str, Variant] = {}
+        self._variants: dict[str, Variant] = {}  # what Triton serves
+        self._families: dict[str, Family] = {}
+        self._ways: dict[tuple[str, str], tuple[Way, ...]] = {}  # by model asked for and device
+        self._default: dict[tuple[str, str], str] = {}
         self._devices: dict[str, DeviceState] = {}
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._serving = Serving()
         self._moved = False
+        self._now = 0
+
+    # -- facts --------------------------------------------------------------------------------
+
+    def set_variant(self, variant: Variant, now: int) -> None:
+        """Triton serves this model this way; replaces what was known. Learnt times are kept."""
+        self._advance(now)
+        self._variants[variant.model] = variant
+        for name in variant.devices:
+            self._devices.setdefault(name, DeviceState(name))
+            self._profiles.setdefault((variant.model, name), LatencyProfile())
+        self._serve(variant.model)
+
+    def drop_model(self, model: str, now: int) -> None:
+        """Triton no longer serves the model; its times are forgotten with it.
+
+        What is queued for it is refused by the next `decide`.
+        """
+        self._advance(now)
+        variant = self._variants.pop(model, None)
+        for name in variant.devices if variant else ():
+            self._profiles.pop((model, name), None)
+        self._serve(model)
+
+    def set_family(self, family: Family, now: int) -> None:
+        """Clients may ask for this model, and any of its variants that Triton serves will do."""
+        self._advance(now)
+        self._families[family.model] = family
+        self._place(family.model)
+
+    def drop_family(self, model: str, now: int) -> None:
+        """Its name means Triton's own model again, if there is one."""
+        self._advance(now)
+        self._families.pop(model, None)
+        self._place(model)
+
+    def set_profile(self, model: str, device: str, profile: LatencyProfile) -> None:
+        """Start from measured times instead of from nothing."""
+        self._profiles[model, device] = profile
+        if model in self._variants:
+            self._serve(model)
+
+    # -- what policies see --------------------------------------------------------------------
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in order of model name, then age."""
         return self._queues.of_models(self._devices[device].models)
 
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        """Ways to serve the model there, the most valuable first."""
+        return self._ways[model, device]
+
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         """Promised execution time; 0 while the profile is unproven."""
-        return self._profiles[model, device].safe_ns(rows)
+        return self._profile(model, device).safe_ns(rows)
 
     def rows_cap(self, model: str, device: str) -> int:
         """The model's own bound, the tuned one, and twice what was ever measured while learning."""
-        cap = self._variants[model].rows_max
+        cap = self._variants[self._default.get((model, device), model)].rows_max
         if self.tuning.rows_cap:
             cap = min(cap, self.tuning.rows_cap)
-        return min(cap, max(1, 2 * self._profiles[model, device].rows_known))
+        return min(cap, max(1, 2 * self._profile(model, device).rows_known))
+
+    # -- what others see ----------------------------------------------------------------------
 
     def variant(self, model: str) -> Variant | None:
         """How Triton serves the model; None if it does not."""
@@ -60,24 +113,79 @@ class State:
         return profile is not None and profile.samples > 0
 
     def queued(self) -> dict[str, int]:
-        """Requests waiting now, by model that Triton serves."""
-        return {model: self._queues.requests_of(model) for model in self._variants}
+        """Requests waiting now, by model that clients may ask for."""
+        return {model: self._queues.requests_of(model) for model in self._serving}
 
     def speeds(self) -> dict[str, DeviceSpeed]:
         """How fast each device is just now, against its tables."""
         return {name: device.speed for name, device in self._devices.items()}
 
+    # -- leaves -------------------------------------------------------------------------------
+
+    def _advance(self, now: int) -> None:
+        assert now >= self._now, f"time went back: {now} after {self._now}"
+        self._now = now
+
+    def _profile(self, model: str, device: str) -> LatencyProfile:
+        return self._profiles[self._default.get((model, device), model), device]
+
     def _exec_ns(self, batch: Batch) -> int:
         profile = self._profiles.get((batch.model, batch.device))
         return profile.exec_ns(batch.rows) if profile else batch.expected_ns
 
-    def _serve(self, variant: Variant) -> None:
-        self._moved = True
-        pairs = [(self._devices[d], self._profiles[variant.model, d]) for d in variant.devices]
-        for device, profile in pairs:
-            profile.join(device.speed)
+    def _serve(self, model: str) -> None:
+        """What Triton serves under that name changed."""
+        variant = self._variants.get(model)
+        for name in variant.devices if variant else ():
+            device = self._devices[name]
+            self._profiles[model, name].join(device.speed)
             device.speed.set_safety(self.tuning.safety)
-        self._serving.put(variant.model, tuple(pairs))
+        self._place(model)
+        for family in self._families.values():
+            if model in family.variants and model != family.model:
+                self._place(family.model)
+
+    def _place(self, model: str) -> None:
+        """Find anew who serves what clients ask for by that name."""
+        self._moved = True
+        for device in self._devices.values():
+            device.models.discard(model)
+            self._ways.pop((model, device.name), None)
+            self._default.pop((model, device.name), None)
+        places = self._places(model)
+        if not places:
+            self._serving.drop(model)
+            return
+        self._serving.put(model, places)
+        for place in places:
+            place.device.models.add(model)
+            key = (model, place.device.name)
+            ways = (*self._ways.get(key, ()), Way(place.variant, place.worth))
+            self._ways[key] = tuple(sorted(ways, key=lambda way: -way.worth))
+            self._default.setdefault(key, place.variant)
+
+    def _places(self, model: str) -> list[Place]:
+        """On each device the default first: the variant of that very name, or the most accurate."""
+        family = self._families.get(model) or Family(model, (model,))
+        served = [self._variants[name] for name in family.variants if name in self._variants]
+        served.sort(key=lambda variant: (variant.model != model, -variant.accuracy))
+        best = max((variant.accuracy for variant in served), default=1.0)
+        return [
+            Place(
+                self._devices[device],
+                self._profiles[variant.model, device],
+                variant.model,
+                variant.accuracy / best,
+            )
+            for variant in served
+            for device in variant.devices
+        ]
+
+    def _way(self, asked: str, variant: str, device: str) -> Way:
+        """How a batch of requests for `asked` runs there as `variant`; by default as `asked`."""
+        if variant == asked:
+            variant = self._default[asked, device]
+        return next(way for way in self._ways[asked, device] if way.model == variant)
 
     def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:
         """From the model of the queue: the time to serve what is waiting now."""
@@ -85,7 +193,7 @@ class State:
             return None
         if reason is not RejectReason.QUEUE_FULL:
             return AWAY_RETRY_NS
-        device = self._variants[model].devices[0]
-        cap = self.rows_cap(model, device)
+        device, profile = self._serving.pairs(model)[0]
+        cap = self.rows_cap(model, device.name)
         rows = sum(queue.rows for queue in self._queues.of_model(model))
-        return max(1, -(-rows // cap)) * max(1_000_000, self._profiles[model, device].exec_ns(cap))
+        return max(1, -(-rows // cap)) * max(1_000_000, profile.exec_ns(cap))

@@ -40,3 +40,26 @@ class Variant:
             raise ValueError(f"model {self.model!r}: no device can run it")
         if not 0 < self.accuracy <= 1:
             raise ValueError(f"model {self.model!r}: accuracy {self.accuracy} is not in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A Triton model that can serve a request. worth: of its answers beside the best one's."""
+
+    model: str
+    worth: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model that clients ask for and several Triton models serve, one as well as another.
+
+    variants: names of Triton models; those that Triton does not serve just now do not count.
+    """
+
+    model: str
+    variants: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.variants or len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"model {self.model!r}: variants must be named, each once")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tritonsched.core.batch import Batch
+from tritonsched.core.ledger import Worths
 from tritonsched.core.request import NEVER_NS, Outcome, Request
 
 
@@ -42,6 +43,7 @@ class Record:
         accuracy: Mapping[str, float] | None = None,
         window_ns: tuple[int, int] = (0, 0),
     ) -> None:
+        self._worths = Worths()
         self.utility = 0.0
         self.submitted: Counter[str] = Counter()
         self.outcomes: Counter[Outcome] = Counter()
@@ -60,6 +62,7 @@ class Record:
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self.rows[batch.rows] += 1
+        self._worths.sent(batch)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         if now - measured_ns < self._window_ns[1] and now > self._window_ns[0]:
@@ -70,12 +73,13 @@ class Record:
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self.outcomes[outcome] += 1
+        worth = self._worths.take(request)
         if outcome in (Outcome.SERVED, Outcome.LATE):
             self.latency_ns.append(now - request.arrival_ns)
             if request.deadline_ns < NEVER_NS:
                 relative = request.deadline_ns - request.arrival_ns
                 self.used.append((now - request.arrival_ns) / relative)
-            self.utility += request.utility_at(now) * self._accuracy.get(request.model, 1.0)
+            self.utility += worth * request.utility_at(now) * self._accuracy.get(request.model, 1.0)
         if outcome is Outcome.SERVED:
             self.on_time[request.slo] += 1
         elif outcome is Outcome.LATE:

@@ -18,6 +18,7 @@ from tritonsched.core.batching import (
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import Way
 
 
 class View:
@@ -33,6 +34,9 @@ class View:
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         return self._queues
+
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        return (Way(model),)
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return self._base + rows * MS

@@ -17,6 +17,7 @@ from tritonsched.core.policies.lookahead import (
 from tritonsched.core.policy import Choice
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
+from tritonsched.core.variant import Way
 
 THREE = {"m": (8, ("gpu",)), "n": (8, ("gpu",)), "o": (8, ("gpu",))}
 
@@ -31,6 +32,9 @@ class View:
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         return self._queues
+
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        return (Way(model),)
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return 5 * MS + rows * MS

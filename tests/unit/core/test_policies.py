@@ -23,6 +23,7 @@ from tritonsched.core.policies.lite import STARVED_EVERY, _everything_fits
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import PATIENCE_NS, Request
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import Way
 
 TWO = {"m": (8, ("gpu",)), "n": (8, ("gpu",))}
 
@@ -233,6 +234,9 @@ class _View:
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         return []
+
+    def variants(self, model: str, device: str) -> Sequence[Way]:
+        return (Way(model),)
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return self._times[model]

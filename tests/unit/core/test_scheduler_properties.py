@@ -16,12 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.helpers import MS, exact
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.request import NEVER_NS, Outcome, Request, Utility
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import ServerState, Variant
+from tritonsched.core.variant import Family, ServerState, Variant
 
 MODELS = ("a", "b", "c")
+FAMILY = Family("f", ("b", "c"))
 DEVICES = ("gpu0", "gpu1")
 QUEUE_MAX = 12
 TUNINGS = [
@@ -79,6 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.running: dict[int, Batch] = {}
         self.cancelled: set[int] = set()
         self.served: set[str] = set()
+        self.scheduler.set_family(FAMILY, self.now)
         for index in range(len(MODELS)):
             self.vary(index, index + 1, profile)
 
@@ -88,13 +90,14 @@ class Machine(RuleBasedStateMachine):
         made=st.builds(
             Request,
             id=st.just(0),
-            model=st.sampled_from(MODELS),
+            model=st.sampled_from([*MODELS, FAMILY.model]),
             slo=st.just("s"),
             signature=st.integers(0, 1),
             rows=st.integers(1, 10),
             arrival_ns=st.just(0),
             weight=st.sampled_from([1.0, 1.0, 3.0]),
             alone=st.sampled_from([False, False, True]),
+            utility=st.sampled_from([None, None, Utility.linear(0.5)]),
         ),
         deadline=st.none() | st.integers(-1, 60),
         count=st.integers(1, 6),
@@ -103,7 +106,7 @@ class Machine(RuleBasedStateMachine):
         """A burst of requests that are alike."""
         due = NEVER_NS if deadline is None else self.now + deadline * MS
         made = replace(made, arrival_ns=self.now, deadline_ns=due)
-        if made.model not in self.served:
+        if not self._is_served(made.model):
             with pytest.raises(KeyError):
                 self.scheduler.submit(made, self.now)
             return
@@ -122,7 +125,7 @@ class Machine(RuleBasedStateMachine):
         completion = Completion(batch.id, ok=fate == "ok", retried=apart)
         self.scheduler.complete(completion, self.now)
         for request in batch.requests if apart else ():
-            if request.id not in self.cancelled and request.model in self.served:
+            if request.id not in self.cancelled and self._is_served(request.model):
                 again = replace(request, alone=True, retry=True)
                 self.queued[again.id] = again
                 self.scheduler.submit(again, self.now)
@@ -151,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     def vary(self, model: int, devices: int, profile: dict[int, int]) -> None:
         """The model is served by gpu0, gpu1 or both; maybe with times known beforehand."""
         names = tuple(name for bit, name in enumerate(DEVICES) if devices >> bit & 1)
-        variant = Variant(MODELS[model], rows_max=4 + model * 2, devices=names)
+        variant = Variant(MODELS[model], 4 + model * 2, names, accuracy=1.0 - model / 4)
         self.scheduler.set_variant(variant, self.now)
         self.served.add(variant.model)
         for name in names if profile else ():
@@ -191,7 +194,7 @@ class Machine(RuleBasedStateMachine):
             assert count <= QUEUE_MAX  # invariant 7
         for request in self.queued.values():
             assert request.deadline_ns >= self.now - 1, "it should have been refused"
-            assert request.model in self.served
+            assert self._is_served(request.model)
         assert sum(self.scheduler.queued().values()) == len(self.queued)
 
     def _take(self, decision: Decision) -> None:
@@ -210,7 +213,8 @@ class Machine(RuleBasedStateMachine):
     def _check_batch(self, batch: Batch) -> None:
         """Invariants 6 and 8."""
         assert batch.requests
-        assert {r.model for r in batch.requests} == {batch.model}
+        (asked,) = {r.model for r in batch.requests}
+        assert batch.model in (FAMILY.variants if asked == FAMILY.model else (asked,))
         assert len({r.signature for r in batch.requests}) == 1
         assert batch.rows == sum(r.rows for r in batch.requests)
         if len(batch.requests) > 1:
@@ -224,6 +228,10 @@ class Machine(RuleBasedStateMachine):
 
     def _is_proven(self, batch: Batch) -> bool:
         return self.scheduler._profiles[batch.model, batch.device].is_proven
+
+    def _is_served(self, model: str) -> bool:
+        names = FAMILY.variants if model == FAMILY.model else (model,)
+        return not self.served.isdisjoint(names)
 
     @invariant()
     def each_request_leaves_at_most_once(self) -> None:

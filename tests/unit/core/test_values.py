@@ -1,12 +1,16 @@
 """Requests, variants, tunings, decisions: values that check themselves."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.helpers import MS, request
 from tritonsched.core.batch import Batch, Dispatch, Expire, Reject, summary
-from tritonsched.core.request import NEVER_NS, PATIENCE_NS, RejectReason, Request, SloClass
+from tritonsched.core.request import NEVER_NS, PATIENCE_NS, RejectReason, Request, SloClass, Utility
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import Variant
+from tritonsched.core.variant import Family, Variant
 
 
 def test_a_request_is_due_at_its_deadline_or_a_patience_after_its_arrival() -> None:
@@ -18,6 +22,62 @@ def test_a_request_is_due_at_its_deadline_or_a_patience_after_its_arrival() -> N
 def test_a_request_is_worth_its_weight_until_its_deadline_and_nothing_after() -> None:
     made = request(1, deadline=70, weight=2.5)
     assert (made.utility_at(70), made.utility_at(71)) == (2.5, 0.0)
+
+
+def test_a_soft_deadline_takes_worth_away_until_the_hard_one() -> None:
+    """CIKM'17: soft 1 s, hard 2 s; a tightened deadline tightens the shape."""
+    made = replace(request(1, arrival=10, deadline=210, weight=2.0), utility=Utility.linear(0.5))
+    assert [made.utility_at(at) for at in (0, 110, 160, 210, 211)] == [2.0, 2.0, 1.0, 0.0, 0.0]
+    assert made.full_until_ns == 110
+    assert replace(made, deadline_ns=NEVER_NS).utility_at(10**12) == 2.0
+    assert replace(made, deadline_ns=NEVER_NS).full_until_ns == NEVER_NS
+
+
+def test_a_shape_of_pieces_is_read_between_its_points() -> None:
+    shape = Utility(((0.2, 1.0), (0.4, 1.0), (0.6, 0.5), (0.8, 0.2)))
+    shares = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+    assert [round(shape.value_at(s), 9) for s in shares] == [1, 1, 1, 0.75, 0.5, 0.35, 0.2, 0.2]
+    assert shape.full_share == 0.4
+
+
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=6, unique=True).map(sorted)
+
+
+@given(SHARES, st.lists(st.floats(0, 1), min_size=6, max_size=6), st.floats(0, 1), st.floats(0, 1))
+def test_worth_never_rises_and_stays_within_its_bounds(
+    shares: list[float], values: list[float], one: float, other: float
+) -> None:
+    falling = [max(0.1, *values), *sorted(values, reverse=True)]
+    shape = Utility(tuple(zip(shares, falling, strict=False)))
+    early, late = sorted((one, other))
+    assert 0 <= shape.value_at(late) <= shape.value_at(early) + 1e-12 <= 1 + 1e-9
+    assert shape.value_at(shape.full_share) == shape.points[0][1]
+
+
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        ((), "at least one point"),
+        (((0.5, 1.5),), "in \\[0, 1\\]"),
+        (((0.5, 1.0), (0.5, 0.5)), "shares must rise"),
+        (((0.1, 0.5), (0.5, 0.6)), "values must not"),
+        (((0.1, 0.0),), "first value must be > 0"),
+    ],
+)
+def test_a_shape_checks_itself(points: tuple[tuple[float, float], ...], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Utility(points)
+
+
+def test_a_shape_needs_a_deadline() -> None:
+    with pytest.raises(ValueError, match="class 'gold': a utility needs a deadline"):
+        SloClass("gold", utility=Utility.linear(0.5))
+
+
+def test_a_family_names_each_variant_once() -> None:
+    for names in ((), ("a", "a")):
+        with pytest.raises(ValueError, match="model 'm': variants must be named, each once"):
+            Family("m", names)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])

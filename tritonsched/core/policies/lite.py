@@ -1,9 +1,10 @@
 """One-step regret: earliest deadline while everything fits, else the batch worth its time.
 
-A. If every queue fits one batch and, in order of deadlines, all of them can be in time: send the
-   first one whole. No value is lost, so the deadline order is right.
-B. Otherwise something will be lost. For each queue take its densest batch (utility per time); its
-   score is what it earns less what its delay costs the best batches of the other queues, per time.
+A. If every queue fits one batch of the best variant and, in order of deadlines, all of them can be
+   in time at full worth: send the first one whole. Nothing is lost, so the order is right.
+B. Otherwise something will be. Of each queue take the densest batch (utility per time) of each
+   variant; its score is what it earns less what its delay costs the best batches of the other
+   queues, per time.
 Requests without a deadline lose nothing by waiting; so that they do not wait for ever behind
 others that do, every STARVED_EVERY-th choice under B goes to the queue most overdue, if there is
 one.
@@ -76,7 +77,7 @@ def _everything_fits(
     time_ns = start_ns
     for _, safe, queue in plan:
         time_ns += safe
-        if time_ns + view.tuning.reply_ns > queue.first_deadline_ns:
+        if time_ns + view.tuning.reply_ns > queue.full_until_ns:
             return None
     queue = plan[0][2]
     return Choice(queue, tuple(queue))
@@ -109,32 +110,54 @@ def _least_regret(
     queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
 ) -> Choice | None:
     """Step B."""
-    found = (densest(queue, view, device, start_ns) for queue in queues)
-    candidates = [candidate for candidate in found if candidate is not None]
+    offers = [_offers(queue, view, device, start_ns) for queue in queues]
+    ready_ns = start_ns + view.tuning.reply_ns
+    losses = [_Loss(max(found, key=_density), ready_ns) for found in offers if found]
+    candidates = [candidate for found in offers for candidate in found]
     if not candidates:
         return None
-    ready_ns = start_ns + view.tuning.reply_ns
-    waits = [(candidate, _waits(candidate, ready_ns)) for candidate in candidates]
-    best = max(
-        candidates,
-        key=lambda c: (_score(c, waits), -c.requests[0].due_ns),
-    )
-    return Choice(best.queue, best.requests)
+    return max(candidates, key=lambda c: (_score(c, losses), -c.requests[0].due_ns)).choice
 
 
-def _waits(candidate: Candidate, ready_ns: int) -> list[tuple[int, float]]:
-    """How long each member can wait before the batch makes it late, and what it is worth."""
-    end_ns = ready_ns + candidate.safe_ns
-    return sorted((r.deadline_ns - end_ns, r.weight) for r in candidate.requests)
+def _offers(
+    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
+) -> list[Candidate]:
+    """The densest batch of each variant."""
+    ways = view.variants(queue.model, device)
+    found = (densest(queue, view, device, start_ns, way) for way in ways)
+    return [candidate for candidate in found if candidate is not None]
 
 
-def _score(chosen: Candidate, waits: Sequence[tuple[Candidate, list[tuple[int, float]]]]) -> float:
+def _density(candidate: Candidate) -> float:
+    return candidate.density
+
+
+class _Loss:
+    """What a batch loses by waiting: of a step the weights of those that it makes late; of shaped
+    worth what falls meanwhile.
+    """
+
+    __slots__ = ("_candidate", "_end_ns", "_waits", "queue")
+
+    def __init__(self, candidate: Candidate, ready_ns: int) -> None:
+        self.queue = candidate.queue
+        self._candidate = candidate
+        self._end_ns = ready_ns + candidate.safe_ns
+        self._waits = sorted((r.deadline_ns - self._end_ns, r.weight) for r in candidate.requests)
+
+    def by(self, delay_ns: int) -> float:
+        if self.queue.shaped:
+            end_ns, requests = self._end_ns, self._candidate.requests
+            return sum(r.utility_at(end_ns) - r.utility_at(end_ns + delay_ns) for r in requests)
+        loss = 0.0
+        for wait_ns, weight in self._waits:
+            if wait_ns >= delay_ns:
+                break
+            loss += weight
+        return loss
+
+
+def _score(chosen: Candidate, losses: Sequence[_Loss]) -> float:
     """Utility per time of running `chosen` now, less what the others lose by waiting for it."""
-    loss = 0.0
-    for other, members in waits:
-        if other is not chosen:
-            for wait_ns, weight in members:
-                if wait_ns >= chosen.safe_ns:
-                    break
-                loss += weight
-    return (chosen.utility - loss) / chosen.safe_ns
+    lost = sum(loss.by(chosen.safe_ns) for loss in losses if loss.queue is not chosen.queue)
+    return (chosen.utility - lost) / chosen.safe_ns

@@ -1,7 +1,8 @@
 """Utility-density look-ahead: of a few batches, the one that leaves most to be collected.
 
 A. Everything fits: deadline order, as in `lite`; so are the turns of those without a deadline.
-B. Otherwise each queue offers its densest batch and the one that its head's slack allows; those
+B. Otherwise each queue offers, of each variant, its densest batch and the one that its head's
+   slack allows; those
    with the highest density and the earliest latest start are kept, CANDIDATES_MAX at most.
 C. Each is followed through the queues as they are (no arrivals are guessed): whenever a device is
    free, a base rule takes the next batch, once the queue that must start first, once the densest.
@@ -46,10 +47,11 @@ class _Pick:
 class _Line:
     """A queue as a roll-out sees it: lanes by falling weight, times by number of requests."""
 
-    __slots__ = ("lanes", "reply_ns", "times")
+    __slots__ = ("lanes", "reply_ns", "shaped", "times")
 
     def __init__(self, queue: RequestQueue, view: SchedulerView, device: str) -> None:
         self.lanes = queue.lanes()
+        self.shaped = queue.shaped
         self.reply_ns = view.tuning.reply_ns
         width = max(1, round(queue.rows / queue.size))
         cap = 1 if queue.alone else max(1, view.rows_cap(queue.model, device) // width)
@@ -96,7 +98,11 @@ class _Line:
             taken = min(room, len(entries) - index)
             if taken:
                 room -= taken
-                utility += weight * taken
+                worth = weight
+                if self.shaped:  # between the first one's and the last one's
+                    ends = entries[index][2], entries[index + taken - 1][2]
+                    worth = sum(request.utility_at(end_ns) for request in ends) / 2
+                utility += worth * taken
                 if timed:
                     first_ns = min(first_ns, entries[index][0])
                 index += taken
@@ -133,7 +139,7 @@ class Lookahead(Lite):
             best = max(candidates, key=lambda c: (ahead.score(c), c.density, -c.requests[0].due_ns))
         usual = self._usual.get(device, best.density)
         self._usual[device] = usual + PRICE_GAIN * (best.density - usual)
-        return Choice(best.queue, best.requests)
+        return best.choice
 
 
 def _candidates(
@@ -142,12 +148,14 @@ def _candidates(
     """Step B: half of them the densest, half those that must start first."""
     found: list[Candidate] = []
     for queue in queues:
-        dense = densest(queue, view, device, start_ns)
-        if dense is not None:
-            found.append(dense)
-            head = head_candidate(queue, view, device, start_ns) if len(queues) > 1 else None
-            if head is not None and head.requests != dense.requests:
-                found.append(head)
+        for way in view.variants(queue.model, device):
+            dense = densest(queue, view, device, start_ns, way)
+            if dense is not None:
+                found.append(dense)
+                several = len(queues) > 1
+                head = head_candidate(queue, view, device, start_ns, way) if several else None
+                if head is not None and head.requests != dense.requests:
+                    found.append(head)
     if len(found) <= CANDIDATES_MAX:
         return found
     by_density = sorted(found, key=lambda c: -c.density)[: CANDIDATES_MAX // 2]
