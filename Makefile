@@ -63,8 +63,9 @@ $(PERF)/perf_analyzer: $(UV)
 proto: $(UV)
 	$(UV) run --no-project --with grpcio-tools==1.73.1 python -m grpc_tools.protoc -I tritonsched/frontend --python_out=tritonsched/frontend tritonsched/frontend/reservations.proto
 
+# Every figure of the fast path beside its goal; needs Debian's nghttp2-client.
 bench: install
-	$(RUN)/tritonsched bench $(ARGS)
+	$(RUN)/python -m tests.bench.goals $(ARGS)
 
 bench-overload: install
 	$(RUN)/python -m tests.bench.overload $(ARGS)

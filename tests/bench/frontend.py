@@ -133,12 +133,17 @@ async def ours(name: str) -> tuple[int, Any]:
     return server.port, server
 
 
-async def serve(name: str) -> None:
-    """Say the port, then serve until the end of the input."""
-    port, _server = await (bare() if name == BARE else ours(name))
+def settle() -> None:
+    """The garbage collector as a sidecar has it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+async def serve(name: str) -> None:
+    """Say the port, then serve until the end of the input."""
+    port, _server = await (bare() if name == BARE else ours(name))
+    settle()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -31,6 +31,7 @@ from tritonsched.backend.prepare import emulated_model_config, write_emulated_mo
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 1322.0
+DIMS = (3, 32, 32)  # of a row
 LOADS = (0.5, 1.0, 1.3, 2.0)
 CLASSES = ("tight:0.3:30", "loose:0.7:100")
 POLICY = """\
@@ -94,13 +95,15 @@ SWEEP = (
 
 @contextlib.asynccontextmanager
 async def running(
-    target: Target, protocol: str, directory: Path
+    target: Target, options: argparse.Namespace, directory: Path
 ) -> AsyncIterator[tuple[str, list[int], str]]:
     """The target's address, the processes to charge, and the sidecar's metrics address."""
     repository = directory / "models"
+    protocol: str = options.protocol
     config = emulated_model_config(
-        "gpu", gpu="g", a_us=5000, b_us=600, with_stats=False, dynamic_batching=target.batching
-    )
+        "gpu", gpu="g", a_us=5000, b_us=600, with_stats=False, dims=options.dims,
+        dynamic_batching=target.batching,
+    )  # fmt: skip
     write_emulated_model(repository, "gpu", config)
     triton_config = EmbeddedConfig(
         repository=repository,
@@ -137,7 +140,7 @@ async def measure_once(
 ) -> dict[str, Any]:
     """One run of `tritonsched bench` in a process of its own; its JSON, with the target's CPU."""
     with tempfile.TemporaryDirectory() as name:
-        async with running(target, options.protocol, Path(name)) as (address, processes, metrics):
+        async with running(target, options, Path(name)) as (address, processes, metrics):
             command = [
                 sys.executable, "-m", "tritonsched", "bench", "--model", "gpu",
                 "--target", address, "--protocol", options.protocol, "--rate", str(load * LIMIT),
@@ -236,9 +239,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             for run in runs
         )
         ledger = [run["late_by_ledger"] for run in runs if run["late_by_ledger"] is not None]
-        cpu = median(
-            run["target_cpu_s"] * 1e6 / (load * LIMIT * (run_seconds(run))) for run in runs
-        )
+        cpu = median(cpu_us(run, load) for run in runs)
         lines.append(
             f"| {load} | {name} | {good:.0f} | {good / LIMIT:.2f} | {share(runs, 'tight'):.0%} "
             f"| {share(runs, 'loose'):.0%} | {late:.1%} "
@@ -265,6 +266,11 @@ def footnote(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def cpu_us(run: dict[str, Any], load: float) -> float:
+    """Of the target, a request that was sent."""
+    return float(run["target_cpu_s"]) * 1e6 / (load * LIMIT * run_seconds(run))
+
+
 def run_seconds(run: dict[str, Any]) -> float:
     return float(run["config"]["duration_s"] + run["config"]["warmup_s"])
 
@@ -289,6 +295,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("sidecar",), help="one target alone")
     parser.add_argument("--json", type=Path, help="write every run's result")
     options = parser.parse_args()
+    options.dims = DIMS
     targets = SWEEP if options.tune else (SIDECAR, DEFAULT, TUNED)
     if options.only:
         targets = (SIDECAR,)
