@@ -51,9 +51,12 @@ def request(
     model: str = "m",
     signature: int = 0,
     alone: bool = False,
+    tenant: str = "",
 ) -> Request:
     """Request `number`; times in ns, the deadline absolute."""
-    return Request(number, model, "c", signature, rows, arrival, deadline, weight, alone)
+    return Request(
+        number, model, "c", signature, rows, arrival, deadline, weight, alone, tenant=tenant
+    )
 
 
 def exact(points: dict[int, int]) -> LatencyProfile:

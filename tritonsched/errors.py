@@ -126,6 +126,18 @@ class QueueFull(Overloaded):
     reason = "queue-full"
 
 
+class TenantQueueFull(Overloaded):
+    """The tenant's own `queue_requests_max` wait for the model."""
+
+    reason = "tenant-queue-full"
+
+
+class TenantOverShare(Overloaded):
+    """There is no room, and the tenant has what its share guarantees it."""
+
+    reason = "tenant-over-share"
+
+
 class MemoryFull(Overloaded):
     """The tensors in flight are at `limits.tensor_bytes_max`."""
 

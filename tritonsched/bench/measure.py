@@ -12,7 +12,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 REFUSALS = frozenset(
     {
         "deadline-unreachable", "deadline-expired", "queue-full", "memory-full", "draining",
-        "triton-unavailable", *TRITON_REFUSALS.values(),
+        "tenant-queue-full", "tenant-over-share", "triton-unavailable", *TRITON_REFUSALS.values(),
     }
 )  # fmt: skip
 

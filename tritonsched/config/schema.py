@@ -12,9 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tritonsched.config.faults import SHOWN_CHARS, did_you_mean
 from tritonsched.config.feedback_section import FeedbackSection
+from tritonsched.config.tenants_section import (
+    DEFAULT_TENANT,
+    TENANTS_MAX,
+    FairnessSection,
+    TenantSection,
+    rules,
+    tenant_faults,
+)
+from tritonsched.core.fairness import Fairness
 from tritonsched.core.feedback import Settings
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
-from tritonsched.core.request import NEVER_NS, SloClass
+from tritonsched.core.request import NEVER_NS, SloClass, Tenant
 from tritonsched.core.tuning import GUARD_NS, Tuning
 
 MS_NS = 1_000_000
@@ -169,6 +178,18 @@ class PolicyFile(_Section):
     models: dict[str, ModelSection] = Field(
         default_factory=dict, max_length=4096, description="Settings of models, by Triton's name."
     )
+    tenants: dict[Name, TenantSection] = Field(
+        default_factory=dict,
+        max_length=TENANTS_MAX,
+        description="Who asks, by the name in `x-tritonsched-tenant`.",
+    )
+    default_tenant: Name = Field(
+        default=DEFAULT_TENANT,
+        description="Tenant of requests that name none, or one that is not here.",
+    )
+    fairness: FairnessSection = Field(
+        default=FairnessSection(), description="Worth more while served too seldom."
+    )
     scheduler: SchedulerSection = Field(
         default=SchedulerSection(), description="The scheduling rule and its numbers."
     )
@@ -206,6 +227,14 @@ class PolicyFile(_Section):
         sections = {DEFAULT_CLASS: ClassSection(), **self.classes}
         return {name: _slo_class(name, section) for name, section in sections.items()}
 
+    def tenant_rules(self) -> dict[str, Tenant]:
+        """The tenants as the core knows them, `default` among them."""
+        return rules(self.tenants)
+
+    def fairness_rule(self) -> Fairness:
+        """What boosts who is served too seldom."""
+        return self.fairness.rule()
+
     def class_of_model(self, model: str) -> str:
         """The class of the model's requests that name none."""
         section = self.models.get(model)
@@ -239,6 +268,7 @@ def references(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
         if isinstance(name, str) and name not in known:
             shown, hint = repr(name[:SHOWN_CHARS]), did_you_mean(name, known)
             yield path, f"class {shown} is not in classes ({', '.join(known)[:200]}){hint}"
+    yield from tenant_faults(data)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:  # YAML may hold anything

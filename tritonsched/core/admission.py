@@ -5,29 +5,27 @@ what is hopeless: a refusal in a millisecond is worth more to the client than on
 """
 
 from tritonsched.core.request import NEVER_NS, RejectReason, Request
-from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState
 
 
 def refusal(
     request: Request,
     *,
-    queued: int,
+    full: RejectReason | None,
     earliest_finish_ns: int,
-    tuning: Tuning,
     server: ServerState,
 ) -> RejectReason | None:
     """Why this request cannot be taken, or None.
 
-    queued: requests waiting for the same model.
+    full: why it has no place in its model's queue (core/fairness.py); None if it has.
     earliest_finish_ns: when its answer would be written if it ran alone and next.
     """
     if server is ServerState.AWAY:
         return RejectReason.TRITON_UNAVAILABLE
     if server is ServerState.DRAINING and not request.retry:  # what was accepted is finished
         return RejectReason.DRAINING
-    if queued >= tuning.queue_requests_max:
-        return RejectReason.QUEUE_FULL
+    if full is not None:
+        return full
     if is_hopeless(request, earliest_finish_ns):
         return RejectReason.DEADLINE_UNREACHABLE
     return None

@@ -75,7 +75,7 @@ class Ledger:
             self.reasons[request.slo, reason] += 1
         worth = self._worths.take(request)
         if outcome in (Outcome.SERVED, Outcome.LATE):
-            self.utility[request.slo] += worth * request.utility_at(now)
+            self.utility[request.slo] += worth * request.earned_at(now)
 
     def total(self, outcome: Outcome) -> int:
         """Requests of all classes that left this way."""

@@ -8,7 +8,7 @@ what batch forming does all the time. Lanes make "who would be late" one binary 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -149,12 +149,13 @@ class RequestQueue:
 class QueueSet:
     """All queues, and the index by request id that cancellation needs. Empty queues are dropped."""
 
-    __slots__ = ("_by_id", "_by_model", "_counts")
+    __slots__ = ("_by_id", "_by_model", "_counts", "_tenants")
 
     def __init__(self) -> None:
         self._by_model: dict[str, dict[tuple[int, bool], RequestQueue]] = {}
         self._by_id: dict[int, Request] = {}
         self._counts: dict[str, int] = {}
+        self._tenants: dict[str, dict[str, dict[int, Request]]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -183,6 +184,10 @@ class QueueSet:
         """How many requests wait for the model."""
         return self._counts.get(model, 0)
 
+    def tenants_of(self, model: str) -> Mapping[str, dict[int, Request]]:
+        """Who waits for the model: by tenant, then by id, the last that came last."""
+        return self._tenants.get(model, {})
+
     def push(self, request: Request) -> None:
         assert request.id not in self._by_id, f"request {request.id} is queued already"
         queues = self._by_model.setdefault(request.model, {})
@@ -193,6 +198,8 @@ class QueueSet:
         queue.push(request)
         self._by_id[request.id] = request
         self._counts[request.model] = self._counts.get(request.model, 0) + 1
+        tenants = self._tenants.setdefault(request.model, {})
+        tenants.setdefault(request.tenant, {})[request.id] = request
 
     def pop(self, request_id: int) -> Request | None:
         """Remove and return the request; None if it is not queued."""
@@ -203,9 +210,14 @@ class QueueSet:
         key = (0 if request.alone else request.signature, request.alone)
         queues[key].remove(request)
         self._counts[request.model] -= 1
+        tenants = self._tenants[request.model]
+        del tenants[request.tenant][request.id]
+        if not tenants[request.tenant]:
+            del tenants[request.tenant]
         if not len(queues[key]):
             del queues[key]
             if not queues:
                 del self._by_model[request.model]
+                del self._tenants[request.model]
                 del self._counts[request.model]
         return request

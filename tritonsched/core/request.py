@@ -29,8 +29,16 @@ class RejectReason(StrEnum):
 
     DEADLINE_UNREACHABLE = "deadline-unreachable"
     QUEUE_FULL = "queue-full"
+    TENANT_QUEUE_FULL = "tenant-queue-full"
+    TENANT_OVER_SHARE = "tenant-over-share"
     DRAINING = "draining"
     TRITON_UNAVAILABLE = "triton-unavailable"
+
+
+FULL = frozenset(
+    (RejectReason.QUEUE_FULL, RejectReason.TENANT_QUEUE_FULL, RejectReason.TENANT_OVER_SHARE)
+)
+"""There is no room: trying again makes sense when what waits now is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,35 @@ class SloClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks, from the policy file.
+
+    weight: times what a request of its class is worth, > 0.
+    share: of the places in a model's queue and of the bytes held that are its own, 0 to 1.
+    queue_requests_max: its requests waiting for one model; 0: no bound but the model's.
+    reservations_max: its streams at once; None: no bound but everybody's.
+    merges_own: its requests share batches among themselves alone.
+    """
+
+    name: str
+    weight: float = 1.0
+    share: float = 0.0
+    queue_requests_max: int = 0
+    reservations_max: int | None = None
+    merges_own: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"tenant {self.name!r}: weight must be > 0")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"tenant {self.name!r}: share must be from 0 to 1")
+
+    def part_of(self, whole: int) -> int:
+        """Its own of so many places or bytes, rounded down: the parts never exceed the whole."""
+        return int(self.share * whole + 1e-9)  # 0.29 * 100 is 28.999…
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One inference call as the scheduler sees it.
 
@@ -111,6 +148,8 @@ class Request:
     reservation: the stream it says it is a frame of; 0 for none.
     version: of the model, as the client named it; empty for the newest. Only observers read it.
     utility: how its worth falls with time; None: not at all before the deadline.
+    tenant: who asks, one of the policy file's; empty where nobody is told apart.
+    boost: what fairness multiplied `weight` by: it counts in choosing, never in what was earned.
     """
 
     id: int
@@ -126,6 +165,8 @@ class Request:
     reservation: int = 0
     version: str = ""
     utility: Utility | None = None
+    tenant: str = ""
+    boost: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -162,3 +203,7 @@ class Request:
             return self.weight
         span_ns = max(1, self.deadline_ns - self.arrival_ns)
         return self.weight * self.utility.value_at((finish_ns - self.arrival_ns) / span_ns)
+
+    def earned_at(self, finish_ns: int) -> float:
+        """The same as it is counted: without the boost."""
+        return self.utility_at(finish_ns) / self.boost

@@ -58,7 +58,7 @@ class Scheduler(State):
     ) -> None:
         super().__init__(tuning or Tuning())
         self._policy = policy
-        self._observers = tuple(observers)
+        self._observers = (self.tenants, *observers)
         self._arrived: list[Request] = []
         self._streams = Streams()
         self._desk = Desk(self._streams, self._serving, self.rows_cap)
@@ -81,6 +81,7 @@ class Scheduler(State):
         self._advance(now)
         if request.model not in self._serving:
             raise KeyError(f"model {request.model!r} has no variant; call set_variant first")
+        request = self.tenants.weighed(request)
         self._arrived.append(request)
         if not request.retry:
             for observer in self._observers:
@@ -231,6 +232,8 @@ class Scheduler(State):
                     self._send(place.variant, (request,), place.device, now, decisions)
                     continue
             if reason is None:
+                for gone in self.tenants.make_room(request, self._queues, self.tuning):
+                    self._reject(gone, RejectReason.TENANT_OVER_SHARE, now, decisions)
                 self._queues.push(request)
                 turns_ns = self._serving.turns_hopeless_ns(request, self.tuning)
                 self._hopeless_ns = min(self._hopeless_ns, turns_ns)
@@ -242,11 +245,10 @@ class Scheduler(State):
             return RejectReason.TRITON_UNAVAILABLE
         return refusal(
             request,
-            queued=self._queues.requests_of(request.model),
+            full=self.tenants.refusal(request, self._queues, self.tuning),
             earliest_finish_ns=self._serving.earliest_finish_ns(
                 request.model, request.rows, self.tuning, now
             ),
-            tuning=self.tuning,
             server=self.server,
         )
 

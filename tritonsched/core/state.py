@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.devices import DeviceState
+from tritonsched.core.fairness import Tenants
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.queues import QueueSet, RequestQueue
-from tritonsched.core.request import RejectReason
+from tritonsched.core.request import FULL, RejectReason
 from tritonsched.core.serving import Place, Serving
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
@@ -29,6 +30,7 @@ class State:
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
         self.server = ServerState.READY
+        self.tenants = Tenants()
         self._queues = QueueSet()
         self._variants: dict[str, Variant] = {}  # what Triton serves
         self._families: dict[str, Family] = {}
@@ -191,7 +193,7 @@ class State:
         """From the model of the queue: the time to serve what is waiting now."""
         if reason is RejectReason.DEADLINE_UNREACHABLE:
             return None
-        if reason is not RejectReason.QUEUE_FULL:
+        if reason not in FULL:
             return AWAY_RETRY_NS
         device, profile = self._serving.pairs(model)[0]
         cap = self.rows_cap(model, device.name)

@@ -5,6 +5,8 @@ from typing import assert_never
 from tritonsched import errors
 from tritonsched.core.request import RejectReason, Request
 
+LATER = "try again later"
+
 
 def refusal_error(
     request: Request, reason: RejectReason, retry_after_ns: int | None, now: int
@@ -19,6 +21,12 @@ def refusal_error(
         case RejectReason.QUEUE_FULL:
             text = f"{model}: its queue is full; try again later"
             return errors.QueueFull(text, retry_after_ns=retry_after_ns)
+        case RejectReason.TENANT_QUEUE_FULL:
+            text = f"{model}: as many requests of tenant '{request.tenant}' wait as may"
+            return errors.TenantQueueFull(f"{text}; {LATER}", retry_after_ns=retry_after_ns)
+        case RejectReason.TENANT_OVER_SHARE:
+            text = f"{model}: its queue is full, and tenant '{request.tenant}' has its share"
+            return errors.TenantOverShare(f"{text}; {LATER}", retry_after_ns=retry_after_ns)
         case RejectReason.DRAINING:
             text = "the sidecar is shutting down; use another instance or try again later"
             return errors.Draining(text, retry_after_ns=retry_after_ns)

@@ -79,7 +79,8 @@ class Record:
             if request.deadline_ns < NEVER_NS:
                 relative = request.deadline_ns - request.arrival_ns
                 self.used.append((now - request.arrival_ns) / relative)
-            self.utility += worth * request.utility_at(now) * self._accuracy.get(request.model, 1.0)
+            worth *= self._accuracy.get(request.model, 1.0)
+            self.utility += worth * request.earned_at(now)
         if outcome is Outcome.SERVED:
             self.on_time[request.slo] += 1
         elif outcome is Outcome.LATE:

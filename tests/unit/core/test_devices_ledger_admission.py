@@ -8,7 +8,6 @@ from tritonsched.core.batch import Batch, Completion
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.request import Outcome, RejectReason, Request
-from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState
 
 
@@ -125,16 +124,15 @@ def test_an_empty_ledger_divides_by_nothing() -> None:
         ({}, None),
         ({"server": ServerState.AWAY}, RejectReason.TRITON_UNAVAILABLE),
         ({"server": ServerState.DRAINING}, RejectReason.DRAINING),
-        ({"queued": 4}, RejectReason.QUEUE_FULL),
+        ({"full": RejectReason.TENANT_OVER_SHARE}, RejectReason.TENANT_OVER_SHARE),
         ({"earliest_finish_ns": 101}, RejectReason.DEADLINE_UNREACHABLE),
-        ({"earliest_finish_ns": 101, "queued": 4}, RejectReason.QUEUE_FULL),
+        ({"earliest_finish_ns": 101, "full": RejectReason.QUEUE_FULL}, RejectReason.QUEUE_FULL),
     ],
 )
 def test_who_is_refused_at_the_door(fields: dict[str, object], reason: RejectReason | None) -> None:
     given: dict[str, object] = {
-        "queued": 3,
+        "full": None,
         "earliest_finish_ns": 100,
-        "tuning": Tuning(queue_requests_max=4),
         "server": ServerState.READY,
     }
     made = request(1, deadline=100)
@@ -143,16 +141,9 @@ def test_who_is_refused_at_the_door(fields: dict[str, object], reason: RejectRea
 
 def test_a_second_try_is_taken_while_draining() -> None:
     again = Request(1, "m", "c", 0, 1, 0, alone=True, retry=True)
-    tuning = Tuning(queue_requests_max=4)
-    for queued, reason in ((0, None), (4, RejectReason.QUEUE_FULL)):
-        found = refusal(
-            again,
-            queued=queued,
-            earliest_finish_ns=0,
-            tuning=tuning,
-            server=ServerState.DRAINING,
-        )
-        assert found is reason
+    for full in (None, RejectReason.QUEUE_FULL):
+        found = refusal(again, full=full, earliest_finish_ns=0, server=ServerState.DRAINING)
+        assert found is full
 
 
 def test_without_a_deadline_nothing_is_hopeless() -> None:

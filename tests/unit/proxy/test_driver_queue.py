@@ -107,6 +107,16 @@ REFUSALS = {
         "model 'echo': its queue is full; try again later",
         3 * MS,
     ),
+    RejectReason.TENANT_QUEUE_FULL: (
+        errors.TenantQueueFull,
+        "model 'echo': as many requests of tenant 'north' wait as may; try again later",
+        3 * MS,
+    ),
+    RejectReason.TENANT_OVER_SHARE: (
+        errors.TenantOverShare,
+        "model 'echo': its queue is full, and tenant 'north' has its share; try again later",
+        3 * MS,
+    ),
     RejectReason.DRAINING: (
         errors.Draining,
         "the sidecar is shutting down; use another instance or try again later",
@@ -124,7 +134,7 @@ REFUSALS = {
 def test_a_refusal_says_what_and_what_to_do_and_when(reason: RejectReason) -> None:
     """The reason on the wire is the scheduler's own word."""
     kind, text, hint = REFUSALS[reason]
-    asked = request(1, model="echo", deadline=17 * MS + MS // 2)
+    asked = request(1, model="echo", deadline=17 * MS + MS // 2, tenant="north")
     error = refusal_error(asked, reason, hint, 10 * MS)
     assert (type(error), str(error), error.retry_after_ns) == (kind, text, hint)
     assert error.reason == reason.value

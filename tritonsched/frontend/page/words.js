@@ -7,6 +7,8 @@ export const OUTCOMES = {
 const REFUSALS = {
   "deadline-unreachable": "could not have been in time",
   "queue-full": "the model's queue was full",
+  "tenant-queue-full": "the tenant's own part of the queue was full",
+  "tenant-over-share": "no room, and the tenant had its share",
   "draining": "the sidecar was shutting down",
   "triton-unavailable": "Triton did not serve the model",
 };
