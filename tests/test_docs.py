@@ -22,6 +22,7 @@ INNER_REASONS = {
     "unavailable",
     "backend-error",
     "region-fault",
+    "cuda-fault",
     "bad-config",
     "startup",
 }

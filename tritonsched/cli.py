@@ -93,7 +93,9 @@ RuleOption = Annotated[
 ]
 TransportOption = Annotated[
     str | None,
-    typer.Option(envvar=_env("TRANSPORT"), help="auto, system or inline; over the policy file's."),
+    typer.Option(
+        envvar=_env("TRANSPORT"), help="auto, cuda, system, inline; over the policy file's."
+    ),
 ]
 GrpcFrontendOption = Annotated[
     GrpcFrontend,
@@ -213,8 +215,8 @@ def _policy(
             raise ConfigError(f"--rule: {rule!r} is unknown; use one of {listed}")
         data["scheduler"]["policy"] = rule
     if transport is not None:
-        if transport not in ("auto", "system", "inline"):
-            raise ConfigError(f"--transport: {transport!r} is not auto, system or inline")
+        if transport not in ("auto", "cuda", "system", "inline"):
+            raise ConfigError(f"--transport: {transport!r} is not auto, cuda, system or inline")
         data["transport"]["mode"] = transport
     if profile is not None:
         data["profile"] = str(profile)

@@ -186,6 +186,12 @@ class RegionFault(BackendError):
     reason = "region-fault"
 
 
+class CudaFault(BackendError):
+    """CUDA refused or failed a call; what needed it goes another way."""
+
+    reason = "cuda-fault"
+
+
 class ConfigError(TritonschedError):
     """A policy file or an option that cannot be used; the text holds one `file:line:col: …` a
     fault.

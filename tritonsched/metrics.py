@@ -224,11 +224,12 @@ class Metrics:
             self._gauges["recording",] = float(not recorder.failure)
 
     def set_backend(
-        self, *, transport: str, system: int, inline: int, fallbacks: int, malformed: int
+        self, *, transport: str, cuda: int, system: int, inline: int, fallbacks: int, malformed: int
     ) -> None:
         """Counts since the start, from the backend's own counters."""
         self._clear("transport_info")
         self._gauges["transport_info", transport] = 1
+        self._gauges["backend_batches", "cuda"] = cuda
         self._gauges["backend_batches", "system"] = system
         self._gauges["backend_batches", "inline"] = inline
         self._gauges["backend_batches", "fallback"] = fallbacks

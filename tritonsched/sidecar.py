@@ -98,6 +98,7 @@ class Sidecar:
             self._grpc,
             transport=policy.transport.mode,
             pool_bytes=policy.transport.pool_bytes,
+            cuda_pool_bytes=policy.transport.cuda_pool_bytes,
         )
         self._stack.push_async_callback(self.backend.close)
         self._build(policy)
@@ -212,6 +213,7 @@ class Sidecar:
         rule = policy.scheduler.policy
         feedback = self.tuner.feedback
         live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule, feedback=feedback)
+        live.adopt_tenants(policy)
         self.reloader = Reloader(
             policy,
             read=lambda: asyncio.to_thread(self.options.read_policy),
@@ -353,6 +355,7 @@ class Sidecar:
         self.metrics_registry.set_speeds(self.scheduler.speeds())
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],
+            cuda=backend.batches_cuda,
             system=backend.batches_shm,
             inline=backend.batches_inline,
             fallbacks=backend.fallbacks,

@@ -208,26 +208,50 @@ Cancel = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePlace:
+    """Bytes in a GPU's memory. address: CUDA's; owner: what keeps it valid while it is used."""
+
+    address: int
+    byte_size: int
+    owner: object
+
+    def __len__(self) -> int:
+        return self.byte_size
+
+
+Part = Buffer | DevicePlace
+
+
+@dataclass(frozen=True, slots=True)
 class BatchInput:
     """One input of a batch, in parts that stand one after the other along dimension 0."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    parts: tuple[Buffer, ...]
+    parts: tuple[Part, ...]
+
+    def joined(self) -> bytes:
+        """All its bytes; none of them may lie on a GPU."""
+        assert not any(isinstance(part, DevicePlace) for part in self.parts)
+        return b"".join(part for part in self.parts if not isinstance(part, DevicePlace))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """One output asked for. row_bytes: bytes of one row if the model fixes it, else None."""
+    """One output asked for. row_bytes: bytes of one row if the model fixes it, else None.
+
+    places: where parts of it are to be written on a GPU, by the byte they begin at.
+    """
 
     name: str
     row_bytes: int | None
+    places: tuple[tuple[int, DevicePlace], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCall:
-    """A merged call as the backend sends it."""
+    """A merged call as the backend sends it. device: the scheduler's, empty if none is meant."""
 
     id: int
     model: str
@@ -236,6 +260,7 @@ class BatchCall:
     inputs: tuple[BatchInput, ...]
     outputs: tuple[BatchOutput, ...]
     parameters: Mapping[str, ParameterValue]
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ async def test_many_batches_at_once_keep_their_rows(shared: TritonBackend) -> No
     calls = [wide_batch(seed, 1 + seed % 8) for seed in range(64)]
     answers = await asyncio.gather(*(outputs_of(shared, call) for call in calls))
     for call, ((_, _, data),) in zip(calls, answers, strict=True):
-        assert data == b"".join(call.inputs[0].parts)
+        assert data == call.inputs[0].joined()
     assert shared.batches_shm == 64
     assert shared.region.in_use_bytes == 0
 
@@ -183,7 +183,7 @@ async def test_a_client_that_unregisters_all_regions_hurts_nobody(
             )
             for call, answer in zip(calls, answers, strict=True):
                 assert isinstance(answer, list), answer
-                assert answer[0][2] == b"".join(call.inputs[0].parts)
+                assert answer[0][2] == call.inputs[0].joined()
         await client.stub.SystemSharedMemoryUnregister(everything)
         assert name not in await shared.region_status()
         await outputs_of(shared, wide_batch(9, 8))

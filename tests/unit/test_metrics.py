@@ -55,7 +55,7 @@ def fed() -> Metrics:
     metrics.set_recordings([SimpleNamespace(written=5, dropped=1, failure="")])
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
     metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
-    metrics.set_backend(transport="system", system=1, inline=2, fallbacks=3, malformed=4)
+    metrics.set_backend(transport="system", cuda=0, system=1, inline=2, fallbacks=3, malformed=4)
     return metrics
 
 
@@ -174,7 +174,7 @@ def test_a_model_that_triton_no_longer_serves_has_no_queue() -> None:
 
 def test_one_transport_is_in_use_at_a_time() -> None:
     metrics = fed()
-    metrics.set_backend(transport="inline", system=5, inline=6, fallbacks=7, malformed=8)
+    metrics.set_backend(transport="inline", cuda=0, system=5, inline=6, fallbacks=7, malformed=8)
     assert value(metrics, "transport_info", transport="system") is None
     assert value(metrics, "transport_info", transport="inline") == 1
     counts = [value(metrics, "backend_batches", transport=t) for t in ("system", "inline")]

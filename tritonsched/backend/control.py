@@ -127,3 +127,37 @@ class Control:
         request = pb.SystemSharedMemoryUnregisterRequest(name=name)
         answer = pb.SystemSharedMemoryUnregisterResponse
         await self._ask("SystemSharedMemoryUnregister", request, answer)
+
+    async def cuda_status(self) -> dict[str, tuple[int, int]]:
+        """The CUDA shared-memory regions that Triton has open: (device, bytes) by name."""
+        request = pb.CudaSharedMemoryStatusRequest()
+        answer = pb.CudaSharedMemoryStatusResponse
+        regions = (await self._ask("CudaSharedMemoryStatus", request, answer)).regions
+        return {
+            name: (int(region.device_id), int(region.byte_size))
+            for name, region in sorted(regions.items())
+        }
+
+    async def register_cuda(self, *, name: str, handle: bytes, device: int, byte_size: int) -> None:
+        """Have Triton open device memory by its handle; well too if it has it already.
+
+        Raises BackendError if it cannot: another GPU, another pid namespace, no GPU support.
+        """
+        request = pb.CudaSharedMemoryRegisterRequest(
+            name=name, raw_handle=handle, device_id=device, byte_size=byte_size
+        )
+        answer = pb.CudaSharedMemoryRegisterResponse
+        try:
+            await self._ask("CudaSharedMemoryRegister", request, answer)
+        except BackendError as error:
+            if error.grpc_code_name != "ALREADY_EXISTS":
+                raise
+        if (await self.cuda_status()).get(name) != (device, byte_size):
+            raise BackendError(f"Triton does not show CUDA region {name} after registering it")
+
+    async def unregister_cuda(self, name: str) -> None:
+        """Have Triton close device memory. 2.51 refuses while a request uses it."""
+        assert name, "an empty name would unregister everybody's regions"
+        request = pb.CudaSharedMemoryUnregisterRequest(name=name)
+        answer = pb.CudaSharedMemoryUnregisterResponse
+        await self._ask("CudaSharedMemoryUnregister", request, answer)

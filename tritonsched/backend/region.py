@@ -18,7 +18,7 @@ from tritonsched.backend.leases import Lease
 from tritonsched.backend.shared_memory import SharedMemoryPool, is_region_name
 from tritonsched.errors import BackendError, StartupError, TritonUnavailable
 
-Transport = Literal["auto", "system", "inline"]
+SystemTransport = Literal["auto", "system", "inline"]
 
 
 class Region:
@@ -31,7 +31,7 @@ class Region:
     """
 
     def __init__(
-        self, control: Control, transport: Transport, pool_bytes: int | None, directory: Path
+        self, control: Control, transport: SystemTransport, pool_bytes: int | None, directory: Path
     ) -> None:
         self._control = control
         self._transport = transport

@@ -83,7 +83,7 @@ def identity(call: BatchCall) -> tuple[Tensor, ...]:
     tensors = []
     for index, output in enumerate(call.outputs):
         source = call.inputs[min(index, len(call.inputs) - 1)]
-        data = b"".join(source.parts)
+        data = source.joined()
         tensors.append(Tensor(output.name, source.datatype, source.shape, data))
     return tuple(tensors)
 

@@ -7,11 +7,11 @@ has no size known beforehand, or goes to a Triton on another host travels in the
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -19,13 +19,16 @@ from tritonsched.backend import wire
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import RTT_SAMPLES, Control, Index
-from tritonsched.backend.leases import ALIGN, Lease, aligned
-from tritonsched.backend.region import Region, Transport
-from tritonsched.backend.shared_memory import SHM, SharedMemoryPool
+from tritonsched.backend.cuda import Cuda, load
+from tritonsched.backend.cuda_region import POOL_BYTES, CudaRegions, Transport
+from tritonsched.backend.packing import MARK_BYTES, Attempt, Packer, Pool
+from tritonsched.backend.region import Region
+from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import (
     BackendError,
+    CudaFault,
     MalformedAnswer,
     TritonschedError,
     TritonUnavailable,
@@ -33,7 +36,6 @@ from tritonsched.errors import (
 from tritonsched.tensors import (
     BatchCall,
     BatchDone,
-    BatchInput,
     BatchReply,
     GrpcReply,
     InferCall,
@@ -43,43 +45,17 @@ from tritonsched.tensors import (
 
 _INFER = f"{SERVICE}ModelInfer"
 _REGION_GONE = "unable to find shared memory region"
+MODELS_MAX = 256  # asked for their devices at each connect, one by one
 ENSEMBLE_DEPTH_MAX = 4  # of ensembles in ensembles that are looked into
-_MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
 _STREAM_BROKE = "rst_stream"  # a status the connection made, not Triton: it may go on executing
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One sending of a batch: its message, and the pieces of shared memory that it points to.
-
-    shared: where outputs will be written, by name. is_known_done: Triton has answered.
-    """
-
-    request: Any  # pb.ModelInferRequest has no stubs
-    inputs: Lease | None = None
-    outputs: Lease | None = None
-    shared: dict[str, memoryview] = field(default_factory=dict)
-    is_known_done: bool = False
-
-    def release_inputs(self) -> None:
-        if self.inputs is not None:
-            self.inputs.release()
-
-    def release_outputs(self) -> None:
-        """Once, after reading: the views handed out end here."""
-        for view in self.shared.values():
-            view.release()
-        if self.outputs is not None:
-            self.outputs.release()
 
 
 class TritonBackend:
     """One Triton server behind its two ports; a `Backend`. Call `connect` when it has come up.
 
-    transport, pool_bytes: see `Region`. shm_directory: where POSIX shared memory is.
-    version: Triton's own, as `2.51.0`; empty until it has told.
-    batches_shm, batches_inline: batches by where their inputs went. fallbacks: batches that found
-    no room in the pool, for inputs or outputs. malformed: answers refused.
+    transport, pool_bytes: see `Region`, `CudaRegions`. shm_directory: where POSIX shared memory is.
+    cuda_pool_bytes: of each GPU's pool. cuda: gives CUDA when a model runs on a GPU.
+    version: Triton's own, as `2.51.0`; empty until it has told. malformed: answers refused.
     Raises StartupError if shared memory is asked for and there is no such room.
     """
 
@@ -91,23 +67,54 @@ class TritonBackend:
         transport: Transport = "auto",
         pool_bytes: int | None = None,
         shm_directory: Path = SHM,
+        cuda_pool_bytes: int = POOL_BYTES,
+        cuda: Callable[[], Cuda] = load,
     ) -> None:
         self._http = http
         self._grpc = grpc
         self._control = Control(grpc)
-        self.region = Region(self._control, transport, pool_bytes, shm_directory)
+        system = "auto" if transport == "cuda" else transport
+        self.region = Region(self._control, system, pool_bytes, shm_directory)
+        self.cuda = CudaRegions(self._control, transport, cuda_pool_bytes, cuda)
         self._repeats: set[asyncio.Task[None]] = set()
-        self._mark = secrets.token_bytes(_MARK_BYTES)
+        self._mark = secrets.token_bytes(MARK_BYTES)
+        self._packer = Packer(self._mark)
         self.version = ""
-        self.batches_shm = 0
-        self.batches_inline = 0
-        self.fallbacks = 0
         self.malformed = 0
 
     @property
+    def batches_shm(self) -> int:
+        """Batches whose inputs went through system shared memory."""
+        return self._packer.batches["system"]
+
+    @property
+    def batches_cuda(self) -> int:
+        """Batches whose inputs went through a GPU's memory."""
+        return self._packer.batches["cuda"]
+
+    @property
+    def batches_inline(self) -> int:
+        """Batches whose inputs went in the message."""
+        return self._packer.batches["inline"]
+
+    @property
+    def fallbacks(self) -> int:
+        """Batches that found no room in a pool, for inputs or outputs."""
+        return self._packer.fallbacks
+
+    @property
     def transport_info(self) -> str:
-        """How batches travel, for a person; the first word is `system` or `inline`."""
-        return self.region.info
+        """How batches travel, for a person; the first word is `cuda`, `system` or `inline`."""
+        words = (self.cuda.info, self.region.info)
+        if not self.cuda.info.startswith("cuda"):
+            words = words[::-1]
+        return "; ".join(filter(None, words))
+
+    @property
+    def transport_word(self) -> Literal["cuda", "system", "inline"]:
+        """The best way that is open: the first word of `transport_info`."""
+        word = self.transport_info.partition(" ")[0]
+        return "cuda" if word == "cuda" else "system" if word == "system" else "inline"
 
     # -- the server -----------------------------------------------------------------------------
 
@@ -118,6 +125,15 @@ class TritonBackend:
         """
         self.version = await self._server_version()
         await self.region.connect()
+        await self.cuda.connect(await self._devices() if self.cuda.is_wanted else ())
+
+    async def _devices(self) -> set[str]:
+        """What the models that are ready run on."""
+        names = {
+            name for name, _, state in await self._control.repository_index() if state == "READY"
+        }
+        infos = [await self.model_info(name, "") for name in sorted(names)[:MODELS_MAX]]
+        return {device for info in infos if info is not None for device in info.devices}
 
     async def _server_version(self) -> str:
         try:
@@ -181,7 +197,8 @@ class TritonBackend:
         return found
 
     async def close(self) -> None:
-        """Unregister and remove the region. Triton may be gone already."""
+        """Unregister and remove the regions. Triton may be gone already."""
+        await self.cuda.close()
         await self.region.close()
 
     # -- inference ------------------------------------------------------------------------------
@@ -193,13 +210,18 @@ class TritonBackend:
         return await self._grpc.unary(_INFER, call.raw, call.headers)
 
     def send(self, call: BatchCall, done: BatchDone) -> None:
-        """Execute a merged batch: inputs are copied and the message is written before this
-        returns. Errors: BackendError, MalformedAnswer, TritonUnavailable.
+        """Execute a merged batch: inputs are copied and, unless they go to a GPU first, the message
+        is written before this returns. Errors: BackendError, MalformedAnswer, TritonUnavailable.
         """
-        self._send(call, partial(self._ended, call, self.region.registrations, done))
+        seen = (self.region.registrations, self.cuda.registrations)
+        self._send(call, partial(self._ended, call, seen, done))
 
     def _ended(
-        self, call: BatchCall, seen: int, done: BatchDone, outcome: BatchReply | TritonschedError
+        self,
+        call: BatchCall,
+        seen: tuple[int, int],
+        done: BatchDone,
+        outcome: BatchReply | TritonschedError,
     ) -> None:
         """If Triton has forgotten the region, once more."""
         if isinstance(outcome, MalformedAnswer):
@@ -211,38 +233,124 @@ class TritonBackend:
             return
         done(outcome)
 
-    async def _again(self, call: BatchCall, seen: int, done: BatchDone) -> None:
+    async def _again(self, call: BatchCall, seen: tuple[int, int], done: BatchDone) -> None:
         try:
-            await self.region.register_again(seen)
+            await self.region.register_again(seen[0])
+            await self.cuda.register_again(seen[1])
         except TritonUnavailable as error:
             done(error)
         else:
+            self._resend(call, done)
+
+    def _resend(self, call: BatchCall, done: BatchDone) -> None:
+        """As `send`, from a callback: nobody is there to catch what it raises."""
+        try:
             self._send(call, done)
+        except TritonschedError as error:
+            done(error)
+
+    def _pools(self, call: BatchCall) -> Iterator[Pool]:
+        """Where the batch may go, the best first."""
+        for pool in (self.cuda.pool(call.device), self.region.pool):
+            if pool is not None:
+                yield pool
 
     def _send(self, call: BatchCall, done: BatchDone) -> None:
-        attempt = self._prepare(call)
+        """Raises RegionFault."""
+        attempt = self._packer.pack(call, self._pools(call))
+        if attempt.cuda is None:
+            self._write(call, attempt, done)
+        else:
+            uploaded = partial(self._uploaded, call, attempt, done)
+            attempt.cuda.upload(attempt.runs, attempt.moves, uploaded)
+
+    def _uploaded(
+        self, call: BatchCall, attempt: Attempt, done: BatchDone, fault: CudaFault | None
+    ) -> None:
+        """What did not go up goes another way: Triton has not heard of it yet."""
+        if fault is None:
+            self._write(call, attempt, done)
+            return
+        attempt.is_known_done = True
+        self._settle(attempt)
+        assert attempt.pool is not None
+        self.cuda.give_up(attempt.pool, str(fault))
+        self._resend(call, done)
+
+    def _write(self, call: BatchCall, attempt: Attempt, done: BatchDone) -> None:
         message = attempt.request.SerializeToString()
         self._grpc.send(_INFER, message, partial(self._answered, call, attempt, done))
 
     def _answered(
         self,
         call: BatchCall,
-        attempt: _Attempt,
+        attempt: Attempt,
         done: BatchDone,
         reply: GrpcReply | TritonUnavailable,
     ) -> None:
+        """What was answered on a GPU comes down first."""
+        is_well = isinstance(reply, GrpcReply) and reply.code == "OK"
+        if attempt.cuda is None or attempt.outputs is None or not is_well:
+            self._tell(call, attempt, done, reply, None)
+        else:
+            told = partial(self._tell, call, attempt, done, reply)
+            attempt.cuda.download(attempt.back_runs, attempt.back_moves, told)
+
+    def _tell(
+        self,
+        call: BatchCall,
+        attempt: Attempt,
+        done: BatchDone,
+        reply: GrpcReply | TritonUnavailable,
+        fault: CudaFault | None,
+    ) -> None:
         try:
-            outcome: BatchReply | TritonschedError = self._read(call, attempt, reply)
+            outcome: BatchReply | TritonschedError = self._read(call, attempt, reply, fault)
         except TritonschedError as error:
             self._settle(attempt)
             outcome = error
         except Exception as error:  # a mistake of ours must not leave its members waiting
             self._settle(attempt)
             outcome = TritonschedError(f"internal error: {error!r}")
+        if attempt.pool is not None and attempt.cuda is not None:
+            self._judge(call, attempt.pool, done, outcome)
+        else:
+            done(outcome)
+
+    def _judge(
+        self, call: BatchCall, pool: Pool, done: BatchDone, outcome: BatchReply | TritonschedError
+    ) -> None:
+        """A GPU's first batch: if it failed there and is well without, that GPU goes without."""
+        if isinstance(outcome, BatchReply):
+            self.cuda.trust(pool)
+        elif isinstance(outcome, CudaFault):
+            self.cuda.give_up(pool, str(outcome))
+        elif self._is_doubtful(outcome, pool):
+            fault = outcome
+
+            def told(second: BatchReply | TritonschedError) -> None:
+                if isinstance(second, BatchReply):
+                    self.cuda.give_up(pool, f"the first batch failed there ({fault})")
+                done(second)
+
+            self._resend(replace(call, device=""), told)
+            return
         done(outcome)
 
+    def _is_doubtful(self, outcome: TritonschedError, pool: Pool) -> bool:
+        """It may be the GPU's memory that failed it. That Triton forgot a region is no failure."""
+        return (
+            isinstance(outcome, BackendError)
+            and not self.cuda.is_trusted(pool)
+            and _REGION_GONE not in str(outcome).lower()
+        )
+
     def _read(
-        self, call: BatchCall, attempt: _Attempt, reply: GrpcReply | TritonUnavailable
+        self,
+        call: BatchCall,
+        attempt: Attempt,
+        reply: GrpcReply | TritonUnavailable,
+        fault: CudaFault | None,
     ) -> BatchReply:
         """The checked answer. Raises BackendError, MalformedAnswer, TritonUnavailable."""
         if isinstance(reply, TritonUnavailable):
@@ -250,87 +358,24 @@ class TritonBackend:
         attempt.is_known_done = reply.code == "OK" or _STREAM_BROKE not in reply.details.lower()
         if reply.code != "OK":
             raise BackendError(reply.details, grpc_code_name=reply.code)
+        if fault is not None:
+            raise fault
         response = wire.parse(pb.ModelInferResponse, reply.message)
+        if attempt.back_moves and any(response.raw_output_contents):
+            raise MalformedAnswer(f"model '{call.model}' answered past the GPU's memory")
         tensors = wire.read_answer(response, call, attempt.shared, self._mark)
         attempt.release_inputs()
         return BatchReply(
             response.model_name, response.model_version, tensors, attempt.release_outputs
         )
 
-    def _settle(self, attempt: _Attempt) -> None:
+    def _settle(self, attempt: Attempt) -> None:
         """An attempt failed: its pieces are free again only if Triton has answered."""
         if attempt.is_known_done:
             attempt.release_inputs()
             attempt.release_outputs()
             return
+        holder = attempt.cuda or self.region
         for lease in (attempt.inputs, attempt.outputs):
             if lease is not None:
-                self.region.quarantine(lease)
-
-    def _prepare(self, call: BatchCall) -> _Attempt:
-        attempt = _Attempt(wire.new_request(call))
-        pool = self.region.pool
-        if pool is not None and self._share_inputs(attempt, call, pool):
-            self.batches_shm += 1
-            if self._share_outputs(attempt, call, pool):
-                return attempt
-        else:
-            self.batches_inline += 1
-            for tensor in call.inputs:
-                wire.add_input_inline(attempt.request, tensor)
-        for output in call.outputs:
-            wire.add_output_inline(attempt.request, output.name)
-        return attempt
-
-    def _share_inputs(self, attempt: _Attempt, call: BatchCall, pool: SharedMemoryPool) -> bool:
-        """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
-        sizes = [sum(map(len, tensor.parts)) for tensor in call.inputs]
-        lease = self._lease(pool, sizes, least=1)  # Triton takes no empty tensor there
-        if lease is None:
-            return False
-        attempt.inputs = lease
-        for tensor, size, start in zip(call.inputs, sizes, _starts(sizes), strict=True):
-            _copy(tensor, lease.view, start)
-            wire.add_input_shared(
-                attempt.request, tensor, region=pool.name, offset=lease.offset + start, size=size
-            )
-        return True
-
-    def _share_outputs(self, attempt: _Attempt, call: BatchCall, pool: SharedMemoryPool) -> bool:
-        """Room for all outputs in one piece. False: a size is unknown or tiny, or there is none."""
-        sizes = [(output.row_bytes or 0) * call.rows for output in call.outputs]
-        lease = self._lease(pool, sizes, least=_MARK_BYTES)
-        if lease is None:
-            return False
-        attempt.outputs = lease
-        for output, size, start in zip(call.outputs, sizes, _starts(sizes), strict=True):
-            place = lease.view[start : start + size]
-            place[-_MARK_BYTES:] = self._mark
-            attempt.shared[output.name] = place
-            offset = lease.offset + start
-            wire.add_output_shared(
-                attempt.request, output.name, region=pool.name, offset=offset, size=size
-            )
-        return True
-
-    def _lease(self, pool: SharedMemoryPool, sizes: list[int], *, least: int) -> Lease | None:
-        """One piece for tensors of these sizes, if each is at least so large."""
-        if not sizes or min(sizes) < least:
-            return None
-        lease = pool.lease(sum(aligned(size, ALIGN) for size in sizes))
-        self.fallbacks += lease is None
-        return lease
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    """Where tensors of these sizes begin in their piece, each at a multiple of 64."""
-    starts = [0]
-    for size in sizes[:-1]:
-        starts.append(starts[-1] + aligned(size, ALIGN))
-    return starts
-
-
-def _copy(tensor: BatchInput, target: memoryview, position: int) -> None:
-    for part in tensor.parts:
-        target[position : position + len(part)] = part
-        position += len(part)
+                holder.quarantine(lease)

@@ -61,7 +61,7 @@ def _set_parameter(parameter: Any, value: ParameterValue) -> None:
 def add_input_inline(request: Any, tensor: BatchInput) -> None:
     """The tensor's bytes in the message itself."""
     _add_input(request, tensor)
-    request.raw_input_contents.append(b"".join(tensor.parts))
+    request.raw_input_contents.append(tensor.joined())
 
 
 def add_input_shared(

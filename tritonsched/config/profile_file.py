@@ -97,7 +97,7 @@ class Server(_Section):
     """The Triton that was measured. transport: how batches reached it."""
 
     version: Text
-    transport: Literal["system", "inline"]
+    transport: Literal["cuda", "system", "inline"]
     rtt_ms: float = Field(ge=0, le=DAY_MS)
 
 

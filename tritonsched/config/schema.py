@@ -111,15 +111,22 @@ class LimitsSection(_Section):
 class TransportSection(_Section):
     """How batches reach Triton."""
 
-    mode: Literal["auto", "system", "inline"] = Field(
+    mode: Literal["auto", "cuda", "system", "inline"] = Field(
         default="auto",
-        description="system: POSIX shared memory; inline: gRPC bytes; auto: what works.",
+        description="cuda: memory of the models' GPUs; system: POSIX shared memory; inline: gRPC "
+        "bytes; auto: what works.",
     )
     pool_mib: int | None = Field(
         default=None,
         ge=1,
         le=65_536,
         description="Shared-memory pool; default 25 % of /dev/shm, <= 256.",
+    )
+    cuda_pool_mib: int = Field(
+        default=64,
+        ge=2,
+        le=65_536,
+        description="Pool on each GPU that a model runs on, and as much page-locked memory.",
     )
     resend_failed: bool = Field(
         default=True,
@@ -129,6 +136,10 @@ class TransportSection(_Section):
     @property
     def pool_bytes(self) -> int | None:
         return None if self.pool_mib is None else self.pool_mib * MIB
+
+    @property
+    def cuda_pool_bytes(self) -> int:
+        return self.cuda_pool_mib * MIB
 
 
 ShieldRule = Literal[

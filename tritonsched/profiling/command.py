@@ -54,7 +54,8 @@ ShapeOption = Annotated[
     typer.Option("--shape", help="[MODEL/]INPUT:DIM,DIM of an input with variable ones."),
 ]
 TransportOption = Annotated[
-    Literal["auto", "system", "inline"], typer.Option(help="How batches reach Triton, as in serve.")
+    Literal["auto", "cuda", "system", "inline"],
+    typer.Option(help="How batches reach Triton, as in serve."),
 ]
 OutOption = Annotated[Path, typer.Option(help="The profile.")]
 HtmlOption = Annotated[Path | None, typer.Option(help="Curves of it, one page.")]
@@ -69,7 +70,7 @@ class ProfileOptions:
     triton_env: Path
     run_dir: Path
     wish: Wish
-    transport: Literal["auto", "system", "inline"]
+    transport: Literal["auto", "cuda", "system", "inline"]
     command: str
 
 
@@ -150,7 +151,7 @@ async def measure(
         sweep = await sweeper.run(versions)
         server = Server(
             version=await Control(grpc).server_version(),
-            transport="inline" if backend.transport_info.startswith("inline") else "system",
+            transport=backend.transport_word,
             rtt_ms=round(rtt_ns / 1e6, 3),
         )
     return _profile(options, sweep, server), sweep

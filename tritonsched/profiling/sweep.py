@@ -203,6 +203,7 @@ class Sweeper:
             inputs=tuple(BatchInput(n, kind, s, (data,)) for n, (kind, s, data) in made.items()),
             outputs=tuple(BatchOutput(name, row_bytes(info, name)) for name in info.outputs),
             parameters={},
+            device=info.devices[0],
         )
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 

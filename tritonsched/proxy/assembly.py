@@ -59,6 +59,7 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
         inputs=inputs,
         outputs=tuple(BatchOutput(name, row_bytes(info, name)) for name in names),
         parameters=first.parameters,
+        device=batch.device,
     )
 
 

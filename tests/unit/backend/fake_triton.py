@@ -11,9 +11,10 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
+from tritonsched.backend.scripted_cuda import ScriptedCuda
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
 from tritonsched.backend.upstream_http import HttpUpstream
-from tritonsched.errors import TritonUnavailable
+from tritonsched.errors import CudaFault, TritonUnavailable
 from tritonsched.tensors import Buffer, GrpcReply, HttpReply
 
 Edit = Callable[[Any], None]
@@ -50,11 +51,14 @@ class FakeGrpc(GrpcUpstream):
 
     before_infer: called before each inference; may raise. edit: changes each inference's answer.
     hold: while cleared, inferences wait. calls: methods, in order. is_up: else TritonUnavailable.
+    cuda: the GPUs as Triton sees them; None: it was built without.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cuda: ScriptedCuda | None = None) -> None:
         super().__init__("127.0.0.1:1")
         self.directory = directory
+        self.cuda = cuda
+        self.cuda_regions: dict[str, tuple[int, int, int]] = {}
         self.regions: dict[str, tuple[Path, int]] = {}
         self.calls: list[str] = []
         self.requests: list[Any] = []
@@ -63,6 +67,7 @@ class FakeGrpc(GrpcUpstream):
         self.in_use: set[str] = set()
         self.ensembles: dict[str, tuple[str, ...]] = {}
         self.on_gpu: dict[str, int] = {}
+        self.echo_gpus = [0]
         self.before_infer: Callable[[], None] = lambda: None
         self.edit: Edit = lambda _: None
         self.writes = True
@@ -112,6 +117,8 @@ class FakeGrpc(GrpcUpstream):
             return answer
         self._require_model(request.name)
         answer.config.name = "echo"
+        if self.cuda is not None:
+            answer.config.instance_group.add(gpus=self.echo_gpus)
         answer.config.max_batch_size = 64
         answer.config.input.add(name="INPUT", data_type="TYPE_FP32", dims=[-1])
         answer.config.output.add(name="OUTPUT", data_type="TYPE_FP32", dims=[-1])
@@ -146,6 +153,34 @@ class FakeGrpc(GrpcUpstream):
             answer.regions[name].byte_size = size
         return answer
 
+    async def _CudaSharedMemoryRegister(self, request: Any) -> Any:  # noqa: N802
+        if self.cuda is None:
+            raise Refusal("INVALID_ARGUMENT", "failed to register CUDA shared memory region")
+        if request.name in self.cuda_regions:
+            raise Refusal("ALREADY_EXISTS", f"region '{request.name}' already in manager")
+        try:
+            address = self.cuda.open_handle(request.device_id, request.raw_handle)
+        except CudaFault as fault:
+            raise Refusal("INVALID_ARGUMENT", f"failed to open CUDA IPC handle: {fault}") from fault
+        self.cuda_regions[request.name] = (address, request.device_id, request.byte_size)
+        return pb.CudaSharedMemoryRegisterResponse()
+
+    async def _CudaSharedMemoryUnregister(self, request: Any) -> Any:  # noqa: N802
+        if request.name in self.in_use:
+            raise Refusal("INTERNAL", f"Cannot unregister '{request.name}', in use")
+        for name in [request.name] if request.name else list(self.cuda_regions):
+            found = self.cuda_regions.pop(name, None)
+            if found is not None and self.cuda is not None:
+                self.cuda.close_handle(found[1], found[0])
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    async def _CudaSharedMemoryStatus(self, _: Any) -> Any:  # noqa: N802
+        answer = pb.CudaSharedMemoryStatusResponse()
+        for name, (_, device, size) in self.cuda_regions.items():
+            answer.regions[name].byte_size = size
+            answer.regions[name].device_id = device
+        return answer
+
     async def _ModelInfer(self, request: Any) -> Any:  # noqa: N802
         self.requests.append(request)
         self._require_model(request.model_name)
@@ -170,20 +205,26 @@ class FakeGrpc(GrpcUpstream):
         self.edit(answer)
         return answer
 
-    def _slot(self, tensor: Any) -> "_Slot":
+    def _slot(self, tensor: Any) -> "_Slot | _CudaSlot":
         region = tensor.parameters["shared_memory_region"].string_param
+        if region in self.cuda_regions and self.cuda is not None:
+            address = self.cuda_regions[region][0] + offset_of(tensor)
+            return _CudaSlot(self.cuda, address, size_of(tensor))
         if region not in self.regions:
             raise Refusal("NOT_FOUND", f"Unable to find shared memory region: '{region}'")
-        offset = tensor.parameters["shared_memory_offset"].int64_param
-        return _Slot(
-            self.regions[region][0],
-            offset,
-            tensor.parameters["shared_memory_byte_size"].int64_param,
-        )
+        return _Slot(self.regions[region][0], offset_of(tensor), size_of(tensor))
 
 
 def offset_of(tensor: Any) -> int:
     return int(tensor.parameters["shared_memory_offset"].int64_param)
+
+
+def size_of(tensor: Any) -> int:
+    return int(tensor.parameters["shared_memory_byte_size"].int64_param)
+
+
+def region_of(tensor: Any) -> str:
+    return str(tensor.parameters["shared_memory_region"].string_param)
 
 
 def _is_shared(tensor: Any) -> bool:
@@ -206,3 +247,17 @@ class _Slot:
         with self.path.open("r+b") as file:
             file.seek(self.offset)
             file.write(data)
+
+
+class _CudaSlot:
+    def __init__(self, cuda: ScriptedCuda, address: int, size: int) -> None:
+        self._cuda = cuda
+        self._address = address
+        self.size = size
+
+    def read(self) -> bytes:
+        return self._cuda.read(self._address, self.size)
+
+    def write(self, data: bytes) -> None:
+        assert len(data) == self.size
+        self._cuda.write(self._address, data)

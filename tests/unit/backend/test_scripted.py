@@ -147,7 +147,7 @@ async def test_answers_are_computed_and_calls_kept_as_told() -> None:
     """Own functions for merged and lone answers; what came in can be looked at."""
 
     def doubled(call: BatchCall) -> tuple[Tensor, ...]:
-        data = b"".join(call.inputs[0].parts) * 2
+        data = call.inputs[0].joined() * 2
         return (Tensor("OUTPUT", "FP32", (2 * call.rows, COLUMNS), data),)
 
     def teapot(call: InferCall) -> HttpReply:

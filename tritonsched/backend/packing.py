@@ -1,0 +1,221 @@
+"""A batch as a message and pieces of memory. Rule: who takes a piece says when it is free again.
+
+Inputs are written into one piece, outputs have a piece to be written into; what finds no room or
+has no size known beforehand travels in the message itself. On a GPU the pieces have two sides
+(`cuda_memory`): what is written on the host side goes up in contiguous runs, and what a client
+keeps on a GPU is moved from device to device.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonsched.backend import wire
+from tritonsched.backend.cuda_memory import CudaPool, Move, Run
+from tritonsched.backend.leases import ALIGN, Lease, aligned
+from tritonsched.backend.shared_memory import SharedMemoryPool
+from tritonsched.errors import RegionFault
+from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, DevicePlace
+
+MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
+Pool = SharedMemoryPool | CudaPool
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One sending of a batch: its message, and the pieces of memory that it points to.
+
+    shared: where outputs will be written, by name; on a GPU, where they will be read. runs, moves:
+    what goes up before the message is sent; back_runs, back_moves: what comes down after it was
+    answered. is_known_done: Triton has answered.
+    """
+
+    request: Any  # pb.ModelInferRequest has no stubs
+    pool: Pool | None = None
+    inputs: Lease | None = None
+    outputs: Lease | None = None
+    shared: dict[str, memoryview] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    back_runs: list[Run] = field(default_factory=list)
+    back_moves: list[Move] = field(default_factory=list)
+    is_known_done: bool = False
+
+    @property
+    def cuda(self) -> CudaPool | None:
+        """The GPU's pool, if its pieces are there."""
+        return self.pool if isinstance(self.pool, CudaPool) else None
+
+    def release_inputs(self) -> None:
+        """Once: Triton is done with them."""
+        if self.inputs is not None:
+            self.inputs.release()
+
+    def release_outputs(self) -> None:
+        """Once, after reading: the views handed out end here."""
+        for view in self.shared.values():
+            view.release()
+        if self.outputs is not None:
+            self.outputs.release()
+
+
+class Packer:
+    """mark: what an output's place ends in beforehand.
+
+    batches: by where their inputs went, `system`, `cuda` or `inline`. fallbacks: batches that found
+    no room in a pool, for inputs or outputs.
+    """
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self.batches = {"system": 0, "cuda": 0, "inline": 0}
+        self.fallbacks = 0
+
+    def pack(self, call: BatchCall, pools: Iterable[Pool]) -> Attempt:
+        """The batch in the first of these pools that has room, or in its message.
+
+        Raises RegionFault if a client's memory on a GPU cannot be reached from there.
+        """
+        attempt = Attempt(wire.new_request(call))
+        if not any(self._share_inputs(attempt, call, pool) for pool in pools):
+            self._inline_inputs(attempt, call)
+        pool = attempt.pool
+        if pool is not None and self._share_outputs(attempt, call, pool):
+            return attempt
+        if any(output.places for output in call.outputs):
+            attempt.release_inputs()
+            raise RegionFault("no room on the GPU for outputs that clients want there")
+        for output in call.outputs:
+            wire.add_output_inline(attempt.request, output.name)
+        return attempt
+
+    def _inline_inputs(self, attempt: Attempt, call: BatchCall) -> None:
+        require_reach(call, None)
+        self.batches["inline"] += 1
+        for tensor in call.inputs:
+            wire.add_input_inline(attempt.request, tensor)
+
+    def _share_inputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
+        """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
+        require_reach(call, pool)
+        sizes = [sum(map(len, tensor.parts)) for tensor in call.inputs]
+        lease = self._lease(pool, sizes, least=1)  # Triton takes no empty tensor there
+        if lease is None:
+            return False
+        attempt.pool, attempt.inputs = pool, lease
+        self.batches["cuda" if attempt.cuda else "system"] += 1
+        for tensor, size, start in zip(call.inputs, sizes, _starts(sizes), strict=True):
+            if isinstance(pool, CudaPool):
+                _stage(attempt, tensor, lease, start, pool)
+            else:
+                _copy(tensor, lease.view, start)
+            wire.add_input_shared(
+                attempt.request, tensor, region=pool.name, offset=lease.offset + start, size=size
+            )
+        return True
+
+    def _share_outputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
+        """Room for all outputs in one piece. False: a size is unknown or tiny, or there is none."""
+        sizes = [(output.row_bytes or 0) * call.rows for output in call.outputs]
+        lease = self._lease(pool, sizes, least=MARK_BYTES)
+        if lease is None:
+            return False
+        attempt.outputs = lease
+        for output, size, start in zip(call.outputs, sizes, _starts(sizes), strict=True):
+            place = lease.view[start : start + size]
+            place[-MARK_BYTES:] = self._mark
+            attempt.shared[output.name] = place
+            offset = lease.offset + start
+            if isinstance(pool, CudaPool):
+                attempt.runs.append((offset + size - MARK_BYTES, MARK_BYTES))
+                _plan_back(attempt, output, offset, size, pool)
+            wire.add_output_shared(
+                attempt.request, output.name, region=pool.name, offset=offset, size=size
+            )
+        return True
+
+    def _lease(self, pool: Pool, sizes: list[int], *, least: int) -> Lease | None:
+        """One piece for tensors of these sizes, if each is at least so large."""
+        if not sizes or min(sizes) < least:
+            return None
+        lease = pool.lease(sum(aligned(size, ALIGN) for size in sizes))
+        self.fallbacks += lease is None
+        return lease
+
+
+def require_reach(call: BatchCall, pool: Pool | None) -> None:
+    """Raises RegionFault if the batch needs a GPU's memory and does not go there."""
+    if isinstance(pool, CudaPool):
+        return
+    if any(_is_there(tensor) for tensor in call.inputs) or any(o.places for o in call.outputs):
+        raise RegionFault("a client's CUDA region cannot be reached from where the batch goes")
+
+
+def _is_there(tensor: BatchInput) -> bool:
+    return any(isinstance(part, DevicePlace) for part in tensor.parts)
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """Where tensors of these sizes begin in their piece, each at a multiple of 64."""
+    starts = [0]
+    for size in sizes[:-1]:
+        starts.append(starts[-1] + aligned(size, ALIGN))
+    return starts
+
+
+def _copy(tensor: BatchInput, target: memoryview, position: int) -> None:
+    for part in tensor.parts:
+        assert not isinstance(part, DevicePlace)  # require_reach
+        target[position : position + len(part)] = part
+        position += len(part)
+
+
+def _stage(
+    attempt: Attempt, tensor: BatchInput, lease: Lease, position: int, pool: CudaPool
+) -> None:
+    """Parts on the host are written and go up in runs; parts on a GPU are moved there."""
+    for part in tensor.parts:
+        offset, size = lease.offset + position, len(part)
+        if isinstance(part, DevicePlace):
+            attempt.moves.append((pool.address(offset), part.address, size))
+        else:
+            lease.view[position : position + size] = part
+            _extend(attempt.runs, offset, size)
+        position += size
+
+
+def _extend(runs: list[Run], offset: int, size: int) -> None:
+    """One more run, or the last one longer: a gap of alignment is copied along."""
+    if runs and 0 <= offset - sum(runs[-1]) < ALIGN:
+        start = runs[-1][0]
+        runs[-1] = (start, offset + size - start)
+    elif size:
+        runs.append((offset, size))
+
+
+def _plan_back(
+    attempt: Attempt, output: BatchOutput, offset: int, size: int, pool: CudaPool
+) -> None:
+    """What stays on the GPU does not come down, but for the mark."""
+    for start, place in output.places:
+        attempt.back_moves.append((place.address, pool.address(offset + start), len(place)))
+    first, last = _wanted(output, size)
+    _extend(attempt.back_runs, offset + first, last - first)
+
+
+def _wanted(output: BatchOutput, size: int) -> tuple[int, int]:
+    """The bytes that somebody reads on the host, in one run, with the mark."""
+    taken = sorted((start, start + len(place)) for start, place in output.places)
+    first = next(_gaps(taken, size), size)
+    return min(first, size - MARK_BYTES), size
+
+
+def _gaps(taken: list[tuple[int, int]], size: int) -> Iterator[int]:
+    """Where bytes begin that no place takes."""
+    position = 0
+    for start, end in taken:
+        if start > position:
+            yield position
+        position = end
+    if position < size:
+        yield position
