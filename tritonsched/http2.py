@@ -1,5 +1,5 @@
-"""HTTP/2 on an asyncio.Protocol: bytes to events of streams and back. Rule: the only importer of
-ngh2.
+"""HTTP/2 on an asyncio.BufferedProtocol: bytes to events of streams and back. Rule: the only
+importer of ngh2.
 
 libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and the limits against
 floods; this file adds the transport: what is queued is written at once, reading stops when nobody
@@ -10,6 +10,7 @@ Source: RFC 9113.
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -30,11 +31,13 @@ __all__ = [
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
+Buffer = bytes | bytearray | memoryview
 
 WINDOW_BYTES = (1 << 31) - 1  # the largest: messages are bounded by their own limit
 FRAME_BYTES_MAX = (1 << 24) - 1  # the largest: grpc's clients then send a picture in a few frames
 HEADER_LIST_BYTES_MAX = 64 * 1024
 UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
+READ_BYTES_MAX = 256 * 1024  # at once
 # A client resets each stream whose deadline passed, so an overload is not an attack (rapid reset):
 # libnghttp2's own 33 a second would end the connection, and with it all its other calls.
 RESETS_BURST, RESETS_PER_S = 10_000, 5_000
@@ -43,7 +46,19 @@ CANCEL = int(ngh2.ErrorCode.CANCEL)
 NO_ERROR = int(ngh2.ErrorCode.NO_ERROR)
 
 
-class Http2Protocol(asyncio.Protocol):
+class _Buffer(threading.local):
+    """Where all connections of a thread read into: what was read is heard before the next read, and
+    libnghttp2 copies what is kept. A fresh buffer for each read is a copy and page faults more.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES_MAX))
+
+
+_BUFFER = _Buffer()
+
+
+class Http2Protocol(asyncio.BufferedProtocol):
     """One connection; subclasses hear what its streams say by the `on_…` methods.
 
     role: which end we are. streams_max: what the other end may open at once. stream_window_bytes:
@@ -69,6 +84,7 @@ class Http2Protocol(asyncio.Protocol):
         }
         self._engine = ngh2.Connection(role, config)
         self._transport: asyncio.Transport | None = None
+        self._buffer = _BUFFER.view
         self._is_flush_due = False
         self._is_hearing = False
         self._is_leaving = False
@@ -76,7 +92,7 @@ class Http2Protocol(asyncio.Protocol):
         self._moved = asyncio.Event()  # something was heard or sent, or all is over
         self.gone = asyncio.Event()
 
-    # -- asyncio.Protocol -----------------------------------------------------------------------
+    # -- asyncio.BufferedProtocol ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
@@ -90,7 +106,14 @@ class Http2Protocol(asyncio.Protocol):
         self._moved.set()
         self.on_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._buffer[:nbytes])
+
+    def data_received(self, data: Buffer) -> None:
+        """What was read; it is not looked at any more when this returns."""
         try:
             self._engine.receive_data(data)
         except ngh2.NGH2Error as error:

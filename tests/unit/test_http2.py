@@ -168,3 +168,22 @@ async def test_who_does_not_read_is_not_read_from() -> None:
         assert transport.is_reading()
     client.pause_writing()  # after the end: nothing left to pause
     client.resume_writing()
+
+
+def test_what_was_heard_stays_as_it_was_when_the_buffer_is_used_again() -> None:
+    """All connections of a thread read into one buffer, one after the other."""
+    client = ngh2.Connection(ngh2.Role.CLIENT)
+    client.initiate_connection()
+    said = (b"first" * 100, b"other" * 100)
+    server = _PeerConnection(Peer())
+    for body in said:
+        stream_id = client.send_request(
+            [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"x")]
+        )
+        client.send_data(stream_id, body, end_stream=True)
+        data = client.data_to_send()
+        server.get_buffer(-1)[: len(data)] = data
+        server.buffer_updated(len(data))
+    server.get_buffer(-1)[:2048] = bytes(2048)
+    assert tuple(server._bodies.values()) == said
+    assert server.get_buffer(-1) is _PeerConnection(Peer()).get_buffer(-1)
