@@ -176,6 +176,7 @@ def test_what_was_heard_stays_as_it_was_when_the_buffer_is_used_again() -> None:
     client.initiate_connection()
     said = (b"first" * 100, b"other" * 100)
     server = _PeerConnection(Peer())
+    server._engine.initiate_connection()  # there is no transport
     for body in said:
         stream_id = client.send_request(
             [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"x")]
