@@ -148,7 +148,7 @@ class Sidecar:
         self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
         self.shield = Shield(self.metrics_registry.shielded)
         self.shield.adopt(**policy.shield.model_dump())
-        self.regions = ClientRegions(is_local=lambda: self.backend.region.pool is not None)
+        self.regions = ClientRegions(is_local=self.backend.is_local, cuda=self.backend.cuda)
         self.recount = Recount(self.tallies, self.backend.request_counts)
         loop = asyncio.get_running_loop()
         held = Held()
@@ -213,6 +213,7 @@ class Sidecar:
         rule = policy.scheduler.policy
         feedback = self.tuner.feedback
         live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule, feedback=feedback)
+        live.adopt_tenants(policy)
         self.reloader = Reloader(
             policy,
             read=lambda: asyncio.to_thread(self.options.read_policy),

@@ -101,7 +101,7 @@ class InferCall:
     outputs: requested outputs by name, in order; empty means all the model has. output_refs: those
       of them that are to be written into a client's region, with the place.
     slo: value of `x-tritonsched-class`; None if absent. explain: `x-tritonsched-explain: 1` was
-    sent. reservation: value of `x-tritonsched-reservation`.
+    sent. reservation, tenant: values of `x-tritonsched-reservation` and `-tenant`.
     """
 
     wire: Wire
@@ -122,6 +122,7 @@ class InferCall:
     form: bytes | None = None  # equal heads: calls that differ in data and deadline alone
     output_refs: tuple[tuple[str, ShmRef], ...] = ()
     reservation: str | None = None
+    tenant: str | None = None
 
     @property
     def refs(self) -> tuple[ShmRef, ...]:

@@ -23,6 +23,7 @@ class RefusalReason(StrEnum):
     UNSCHEDULABLE = "unschedulable"
     NOT_MEASURED = "not-measured"
     TOO_MANY = "too-many"
+    TENANT_TOO_MANY = "tenant-too-many"
     BUSY = "busy"
     NO_LONGER_FITS = "no-longer-fits"
     TRITON_UNAVAILABLE = "triton-unavailable"

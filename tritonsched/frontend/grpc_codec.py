@@ -79,6 +79,7 @@ def decode(
         explain=texts.get("x-tritonsched-explain") == "1",
         output_refs=() if lone else _output_refs(request),
         reservation=texts.get("x-tritonsched-reservation"),
+        tenant=texts.get("x-tritonsched-tenant"),
     )
 
 

@@ -25,7 +25,7 @@ _EMPTY_RAW = b"\x3a\x00"
 _LOAD_METRICS = "endpoint-load-metrics-format"  # such a call goes alone
 _VARIABLE = {
     "id", "received_ns", "raw", "headers", "inputs", "hints", "slo", "explain", "form",
-    "reservation",
+    "reservation", "tenant",
 }  # fmt: skip
 _FIXED = tuple(field.name for field in fields(InferCall) if field.name not in _VARIABLE)
 
@@ -91,6 +91,7 @@ def decode(
         explain=texts.get("x-tritonsched-explain") == "1",
         form=layout.form,
         reservation=texts.get("x-tritonsched-reservation"),
+        tenant=texts.get("x-tritonsched-tenant"),
     )
 
 

@@ -134,6 +134,7 @@ def decode(
         form=key if key and not lone and len(key) <= FORM_BYTES_MAX else None,
         output_refs=form.output_refs,
         reservation=by_name.get("x-tritonsched-reservation"),
+        tenant=by_name.get("x-tritonsched-tenant"),
     )
 
 

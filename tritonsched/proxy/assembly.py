@@ -1,25 +1,28 @@
 """Joining the inputs of a batch and splitting its outputs. Rule: pure; by name, never by position.
 
 Joining copies nothing: the parts are handed on and copied once, into shared memory or a message,
-by the backend; those in a client's region are read here, as late as can be. Splitting copies each
-member's rows, so that the batch's shared memory is free at once.
+by the backend; those in a client's region are read here, as late as can be, and those on a GPU
+stay there. Splitting copies each member's rows, so that the batch's shared memory is free at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
+from tritonsched.proxy.client_cuda import CudaClientRegion
+from tritonsched.proxy.named import of_the_model
 from tritonsched.tensors import (
     Answer,
     BatchCall,
     BatchInput,
     BatchOutput,
     BatchReply,
-    Buffer,
+    DevicePlace,
     MergedReply,
+    Part,
     ShmRef,
     Tensor,
     byte_size,
@@ -57,13 +60,33 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
         version=first.version,
         rows=batch.rows,
         inputs=inputs,
-        outputs=tuple(BatchOutput(name, row_bytes(info, name)) for name in names),
-        parameters=first.parameters,
+        outputs=tuple(_output(info, name, jobs) for name in names),
+        parameters=of_the_model(first.parameters),
         device=batch.device,
     )
 
 
-def _data(tensor: Tensor, job: "Job") -> Buffer:
+def _output(info: ModelInfo, name: str, jobs: "Sequence[Job]") -> BatchOutput:
+    size = row_bytes(info, name)
+    if size is None or not any(job.call.output_refs for job in jobs):
+        return BatchOutput(name, size)
+    return BatchOutput(name, size, tuple(_places(name, size, jobs)))
+
+
+def _places(name: str, size: int, jobs: "Sequence[Job]") -> Iterator[tuple[int, DevicePlace]]:
+    """What members want written on a GPU. size: of a row."""
+    start = 0
+    for job in jobs:
+        length = job.request.rows * size
+        ref = dict(job.call.output_refs).get(name)
+        region = job.regions[ref.region] if ref else None
+        place = region.place(ref, length) if ref and isinstance(region, CudaClientRegion) else None
+        if place is not None:
+            yield start, place
+        start += length
+
+
+def _data(tensor: Tensor, job: "Job") -> Part:
     return tensor.data if tensor.ref is None else job.regions[tensor.ref.region].read(tensor.ref)
 
 

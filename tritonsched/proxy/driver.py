@@ -137,7 +137,7 @@ class Driver:
     def _submit(self, pending: Pending) -> Cancel:
         request = pending.job.request
         self._pending[request.id] = pending
-        self._held.take(len(pending.job.call.raw))
+        self._held.take(len(pending.job.call.raw), request.tenant)
         self._scheduler.submit(request, self._clock())
         self._wake()
         return partial(self._cancel, request.id)
@@ -151,7 +151,7 @@ class Driver:
         """Out of the table: from here on nobody else answers it."""
         pending = self._pending.pop(request_id, None)
         if pending is not None:
-            self._held.give_back(len(pending.job.call.raw))
+            self._held.give_back(len(pending.job.call.raw), pending.job.request.tenant)
         return pending
 
     def reserve(self, reservation: Reservation) -> None:

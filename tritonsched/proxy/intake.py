@@ -6,17 +6,22 @@ the v2 parameter `timeout` (µs, Triton's own), `x-envoy-expected-rq-timeout-ms`
 client can only tighten what its class allows; a later wish is clipped and told in the explain
 header. A deadline runs from the first byte of the request's headers.
 A frame of a granted reservation has the deadline that was reserved, or a tighter one of its own.
+
+Tenants. Who asks is named as classes are; who is not named, or unknown, is the default tenant: a
+name costs nothing to make up, so it must not be worth more than none.
 """
 
 import math
 from collections.abc import Callable, Mapping
 
-from tritonsched.core.request import NEVER_NS, Request, SloClass
+from tritonsched.core.request import NEVER_NS, Request, SloClass, Tenant
 from tritonsched.core.reservation import Reservation
 from tritonsched.errors import BadDeadline, UnknownClass
+from tritonsched.proxy.named import class_named, tenant_named
 from tritonsched.tensors import DeadlineHints, InferCall
 
 DEADLINE_NS_MAX = 86_400_000_000_000  # a day: longer wishes mean the same
+NOBODY = Tenant("default")
 
 
 def relative_deadline_ns(hints: DeadlineHints) -> int | None:
@@ -62,6 +67,7 @@ class Intake:
         reservation_of: Callable[[str | None], Reservation | None] = lambda _: None,
     ) -> None:
         self.adopt(classes, class_of_model)
+        self.adopt_tenants({}, NOBODY.name)
         self._reservation_of = reservation_of
         self._next_id = 0
 
@@ -70,12 +76,36 @@ class Intake:
         self._classes = classes
         self._class_of_model = class_of_model
 
+    def adopt_tenants(self, tenants: Mapping[str, Tenant], default: str) -> None:
+        """Who may ask from now on, by name; default: who asks when nobody known is named."""
+        self._tenants = tenants
+        self._default_tenant = tenants.get(default, NOBODY)
+        self.has_shares = any(tenant.share for tenant in tenants.values())
+        self._has_own = any(tenant.merges_own for tenant in tenants.values())
+
+    def tenant(self, call: InferCall) -> Tenant:
+        """Who asks; of a frame that does not say, who reserved its stream."""
+        name = tenant_named(call)
+        if name is None and call.reservation:
+            stream = self._reservation_of(call.reservation)
+            name = stream.tenant if stream else None
+        return self.tenant_of(name)
+
+    def tenant_of(self, name: str | None) -> Tenant:
+        """The tenant of that name, or the default one."""
+        return self._tenants.get(name or "", self._default_tenant)
+
+    def merges_with(self, call: InferCall) -> str:
+        """The tenant with whose calls alone this one may merge; empty for anybody's."""
+        tenant = self.tenant(call) if self._has_own else NOBODY
+        return tenant.name if tenant.merges_own else ""
+
     def request(self, call: InferCall, *, signature: int, alone: bool) -> tuple[Request, bool]:
         """The request, and whether its deadline was clipped to its class'.
 
         Raises BadDeadline or UnknownClass.
         """
-        slo = self._slo_class(call)
+        slo, tenant = self._slo_class(call), self.tenant(call)
         wanted_ns = relative_deadline_ns(call.hints)
         stream = self._reservation_of(call.reservation) if call.reservation else None
         allowed_ns = stream.relative_deadline_ns if stream else slo.relative_deadline_ns
@@ -91,15 +121,17 @@ class Intake:
             rows=_rows(call),
             arrival_ns=call.received_ns,
             deadline_ns=deadline_ns,
-            weight=slo.weight,
+            weight=slo.weight * tenant.weight,
             alone=alone,
             version=call.version,
             reservation=stream.id if stream else 0,
+            tenant=tenant.name,
         )
         return request, clipped
 
     def _slo_class(self, call: InferCall) -> SloClass:
-        name = self._class_of_model(call.model) if call.slo is None else call.slo
+        named = class_named(call)
+        name = self._class_of_model(call.model) if named is None else named
         slo = self._classes.get(name)
         if slo is None:
             known = ", ".join(sorted(self._classes))

@@ -100,6 +100,7 @@ class LivePolicy:
             self._rule = policy.scheduler.policy
             self._scheduler.set_policy(POLICIES[self._rule](), now)
         self._intake.adopt(policy.slo_classes(), policy.class_of_model)
+        self.adopt_tenants(policy)
         self._proxy.limit_tensor_bytes(policy.limits.tensor_bytes_max)
         self._proxy.shield.adopt(**policy.shield.model_dump())
         given = policy.tuning()
@@ -116,6 +117,12 @@ class LivePolicy:
             tuning = replace(tuning, **{f"{knob}_ns": getattr(given, f"{knob}_ns")})
         self._feedback.adopt(settings)
         self._driver.retune(tuning)  # wakes the driver: it decides with all of the above
+
+    def adopt_tenants(self, policy: PolicyFile) -> None:
+        """Who may ask, and what is guaranteed to each."""
+        rules = policy.tenant_rules()
+        self._scheduler.tenants.adopt(rules, policy.fairness_rule())
+        self._intake.adopt_tenants(rules, policy.default_tenant)
 
 
 class Reloader:

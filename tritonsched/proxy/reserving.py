@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from tritonsched.core.batch import Grant, Refuse
 from tritonsched.core.desk import ASKED_MAX
+from tritonsched.core.request import Tenant
 from tritonsched.core.reservation import RefusalReason, Reservation
 from tritonsched.core.streams import STREAMS_MAX
 
@@ -58,6 +59,8 @@ class Reservations:
         self._next_id = 0
         self._entries: dict[str, Entry] = {}
         self._asked: dict[int, asyncio.Future[Entry | Refuse]] = {}
+        self._whose: dict[int, str] = {}  # of those and of the entries
+        self.tenant_of: Callable[[str | None], Tenant] = lambda _: Tenant("default")
         self._ends: dict[str, asyncio.TimerHandle] = {}
 
     async def ask(self, wanted: Reservation) -> Entry | Refuse:
@@ -66,6 +69,10 @@ class Reservations:
         wanted = replace(wanted, id=self._next_id)
         if len(self._entries) + len(self._asked) >= IDS_MAX:
             return Refuse(wanted, RefusalReason.TOO_MANY)
+        tenant = self.tenant_of(wanted.tenant)
+        if self._has_all(tenant):
+            return Refuse(wanted, RefusalReason.TENANT_TOO_MANY)
+        self._whose[wanted.id] = tenant.name
         answer: asyncio.Future[Entry | Refuse] = asyncio.get_running_loop().create_future()
         self._asked[wanted.id] = answer
         self._reserve(wanted)
@@ -80,6 +87,13 @@ class Reservations:
             raise
         finally:
             self._asked.pop(wanted.id, None)
+            if str(wanted.id) not in self._entries:
+                self._whose.pop(wanted.id, None)
+
+    def _has_all(self, tenant: Tenant) -> bool:
+        """It has as many streams as it may, those that wait for their answer included."""
+        bound = tenant.reservations_max
+        return bound is not None and [*self._whose.values()].count(tenant.name) >= bound
 
     def decided(self, decision: Grant | Refuse) -> None:
         """The core's answer, or its change of mind."""
@@ -118,6 +132,7 @@ class Reservations:
         if entry is None:
             return False
         self._ends.pop(name).cancel()
+        self._whose.pop(entry.reservation.id, None)
         self._release(entry.reservation.id)
         return True
 

@@ -94,6 +94,7 @@ class _Turn:
     begin: Begin
     done: Done
     size: int
+    tenant: str
     cancel: Cancel | None = None
     is_over: bool = False
 
@@ -105,9 +106,11 @@ class Sequences:
         self._held = held
         self._lines: dict[Hashable, deque[_Turn]] = {}
 
-    def submit(self, key: Hashable, size: int, begin: Begin, done: Done) -> Cancel:
+    def submit(
+        self, key: Hashable, size: int, begin: Begin, done: Done, tenant: str = ""
+    ) -> Cancel:
         """Let a call of `size` bytes in when it is its turn. QueueFull if too many wait."""
-        turn = _Turn(begin, done, size)
+        turn = _Turn(begin, done, size, tenant)
         line = self._lines.get(key)
         if line is None:
             self._lines[key] = deque()
@@ -117,7 +120,7 @@ class Sequences:
             text = f"{WAITING_MAX} calls of one sequence wait; try again later"
             done(QueueFull(text, retry_after_ns=WAITING_RETRY_NS))
         else:
-            self._held.take(size)
+            self._held.take(size, tenant)
             line.append(turn)
         return partial(self._cancel, key, turn)
 
@@ -135,7 +138,7 @@ class Sequences:
         turn.is_over = True
         if turn.cancel is None:
             self._lines[key].remove(turn)
-            self._held.give_back(turn.size)
+            self._held.give_back(turn.size, turn.tenant)
         else:
             turn.cancel()
             self._next_soon(key)
@@ -151,4 +154,4 @@ class Sequences:
             return
         turn = line.popleft()
         self._begin(key, turn)
-        self._held.give_back(turn.size)
+        self._held.give_back(turn.size, turn.tenant)

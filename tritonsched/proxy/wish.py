@@ -53,6 +53,7 @@ def frame_of(wish: Wish, info: ModelInfo) -> InferCall:
         raw=b"",
         inputs=tuple(tensors),
         outputs=wish.outputs,
+        tenant=wish.tenant,
     )
 
 

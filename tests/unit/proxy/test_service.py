@@ -21,7 +21,8 @@ from tritonsched.proxy import service
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.recount import Recount
-from tritonsched.proxy.service import MEMORY_RETRY_NS, Proxy
+from tritonsched.proxy.room import RETRY_NS
+from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.tallies import Count, Key, Tallies
 from tritonsched.tensors import Answer, GrpcReply, InferCall, MergedReply, Tensor
 
@@ -303,7 +304,7 @@ async def test_requests_over_the_bytes_in_flight_are_refused_with_a_hint(
     (error,) = await ends(door.ask(call(raw=bytes(11))))
     assert isinstance(error, errors.MemoryFull)
     assert str(error) == "90 bytes of requests are in flight; try again later"
-    assert error.retry_after_ns == MEMORY_RETRY_NS
+    assert error.retry_after_ns == RETRY_NS
     fits = door.ask(call(raw=bytes(10)))
     await door.settle()
     assert door.proxy.tensor_bytes == BYTES_MAX

@@ -1,0 +1,34 @@
+"""The names that a call gives: its class and its tenant. Rule: header or metadata first, then the
+v2 parameter of the same name, which is ours alone: it neither parts batches nor reaches a model
+that is sent a merged one.
+"""
+
+from collections.abc import Mapping
+
+from tritonsched.tensors import InferCall, ParameterValue
+
+CLASS = "x-tritonsched-class"
+TENANT = "x-tritonsched-tenant"
+OURS = frozenset((CLASS, TENANT))
+
+
+def class_named(call: InferCall) -> str | None:
+    """The class that the call names; None if none."""
+    return call.slo if call.slo is not None else _parameter(call, CLASS)
+
+
+def tenant_named(call: InferCall) -> str | None:
+    """The tenant that the call names; None if none."""
+    return call.tenant if call.tenant is not None else _parameter(call, TENANT)
+
+
+def _parameter(call: InferCall, name: str) -> str | None:
+    value = call.parameters.get(name)
+    return value if isinstance(value, str) else None
+
+
+def of_the_model(parameters: Mapping[str, ParameterValue]) -> Mapping[str, ParameterValue]:
+    """Those that are not ours."""
+    if OURS.isdisjoint(parameters):
+        return parameters
+    return {name: value for name, value in parameters.items() if name not in OURS}
