@@ -69,6 +69,9 @@ class Cuda(Protocol):
     def open_handle(self, device: int, handle: bytes) -> int:
         """Another process' memory, as an address here. Not for handles of this process."""
 
+    def extent(self, device: int, address: int) -> int:
+        """How many bytes follow from there on in what `open_handle` opened."""
+
     def close_handle(self, device: int, address: int) -> None:
         """Close what `open_handle` opened."""
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from tritonsched.backend.control import Control
 from tritonsched.backend.cuda import Cuda, device_number
+from tritonsched.backend.cuda_clients import ClientMemories
 from tritonsched.backend.cuda_memory import CudaPool
 from tritonsched.backend.leases import LeasedMemory
 from tritonsched.errors import BackendError, CudaFault, StartupError, TritonUnavailable
@@ -30,8 +31,8 @@ class CudaRegions:
 
     transport: cuda needs every GPU of a model to work; auto takes those that do; the others use
     none. byte_size: of each pool. load: gives CUDA, or raises CudaFault.
-    registrations: how often Triton was told. info: what became of it, for a person; empty if no
-    model runs on a GPU.
+    clients: opens clients' memory on them. registrations: how often Triton was told. info: what
+    became of it, for a person; empty if no model runs on a GPU.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class CudaRegions:
         self._retired: list[CudaPool] = []
         self._registering = asyncio.Lock()
         self.cuda: Cuda | None = None
+        self.clients = ClientMemories(lambda: self.cuda if self._pools else None)
         self.registrations = 0
 
     @property
@@ -129,6 +131,7 @@ class CudaRegions:
 
     async def close(self) -> None:
         """Free everything. Triton may be gone already."""
+        await self.clients.closed()
         for device in tuple(self._pools):
             self._retire(device)
         retired = tuple(self._retired)

@@ -10,6 +10,7 @@ are read through its address (as tritonclient does).
 import ctypes
 from typing import Any
 
+from cuda.bindings import driver
 from cuda.bindings import runtime as cudart
 
 from tritonsched.backend.cuda import DEVICES_MAX, HANDLE_BYTES, HostMemory, Stream
@@ -80,6 +81,14 @@ class CudaRuntime:
         ctypes.memmove(given.getPtr(), handle, HANDLE_BYTES)
         flags = cudart.cudaIpcMemLazyEnablePeerAccess
         return int(_call(cudart.cudaIpcOpenMemHandle, given, flags))
+
+    def extent(self, device: int, address: int) -> int:
+        """See Cuda. The driver's call: the runtime has none."""
+        self._use(device)
+        error, base, size = driver.cuMemGetAddressRange(address)
+        if error != driver.CUresult.CUDA_SUCCESS:
+            raise CudaFault(f"cuMemGetAddressRange: {error.name}")
+        return int(base) + int(size) - address
 
     def close_handle(self, device: int, address: int) -> None:
         """See Cuda."""

@@ -148,6 +148,13 @@ class ScriptedCuda:
         self._machine.opened.append((self._process, address, device))
         return address
 
+    def extent(self, device: int, address: int) -> int:
+        """See Cuda."""
+        found = self._machine.memory.get(address)
+        if found is None or (self._process, address, device) not in self._machine.opened:
+            raise CudaFault("cuMemGetAddressRange: CUDA_ERROR_NOT_FOUND")
+        return found.end - address
+
     def close_handle(self, device: int, address: int) -> None:
         """See Cuda."""
         entry = (self._process, address, device)

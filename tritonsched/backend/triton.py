@@ -110,6 +110,10 @@ class TritonBackend:
             words = words[::-1]
         return "; ".join(filter(None, words))
 
+    def is_local(self) -> bool:
+        """Triton has our /dev/shm."""
+        return self.region.pool is not None
+
     @property
     def transport_word(self) -> Literal["cuda", "system", "inline"]:
         """The best way that is open: the first word of `transport_info`."""

@@ -35,6 +35,9 @@ _REQUESTS: Mapping[str, Any] = MappingProxyType(
         CUDA_UNREGISTER: pb.CudaSharedMemoryUnregisterRequest,
     }
 )
+_STATUS: Mapping[str, Any] = MappingProxyType(
+    {STATUS: pb.SystemSharedMemoryStatusResponse, CUDA_STATUS: pb.CudaSharedMemoryStatusResponse}
+)
 CALLS = frozenset(_REQUESTS)
 _ALIAS = f"unknown-{secrets.token_hex(8)}"  # a name that nobody has registered
 
@@ -46,16 +49,21 @@ async def region_call(service: InferService, ask: Ask, method: str, message: byt
     except DecodeError:
         return await ask(method, message)  # Triton's to refuse
     guard = service.shield.guard
-    if method in (STATUS, CUDA_STATUS):
+    if method in _STATUS:
         if guard.is_hidden(request.name):
             return await _unknown(ask, method, request.name)
-        return await (_status(guard, ask, message) if method == STATUS else ask(method, message))
+        return await _status(guard, ask, method, message)
     if method == REGISTER:
         return await _register(service, ask, request, message)
     guard.require_free(request.name)  # one table of names for both kinds of memory
-    if method == UNREGISTER:
-        return await _unregister(service, ask, request.name, message)
-    return await ask(method, message)
+    if method == CUDA_REGISTER:
+        return await _register_cuda(service, ask, request, message)
+    if not request.name:
+        return await _unregister_all(service, ask, method, message)
+    reply = await ask(method, message)
+    if reply.code == "OK":
+        service.regions.unregistered(request.name)
+    return reply
 
 
 async def _unknown(ask: Ask, method: str, name: str) -> GrpcReply:
@@ -65,9 +73,9 @@ async def _unknown(ask: Ask, method: str, name: str) -> GrpcReply:
     return GrpcReply(reply.code, details, b"", (), reply.trailing_metadata)
 
 
-async def _status(guard: RegionGuard, ask: Ask, message: bytes) -> GrpcReply:
-    reply = await ask(STATUS, message)
-    answer = pb.SystemSharedMemoryStatusResponse.FromString(bytes(reply.message))
+async def _status(guard: RegionGuard, ask: Ask, method: str, message: bytes) -> GrpcReply:
+    reply = await ask(method, message)
+    answer = _STATUS[method].FromString(bytes(reply.message))
     hidden = [key for key in answer.regions if guard.is_hidden(key)]
     if not hidden:
         return reply
@@ -86,30 +94,36 @@ async def _register(service: InferService, ask: Ask, request: Any, message: byte
     return reply
 
 
-async def _unregister(service: InferService, ask: Ask, name: str, message: bytes) -> GrpcReply:
-    if not name:
-        return await _unregister_all(service, ask, message)
-    reply = await ask(UNREGISTER, message)
+async def _register_cuda(
+    service: InferService, ask: Ask, request: Any, message: bytes
+) -> GrpcReply:
+    reply = await ask(CUDA_REGISTER, message)
     if reply.code == "OK":
-        service.regions.unregistered(name)
+        await service.regions.registered_cuda(
+            request.name, request.raw_handle, request.device_id, request.byte_size
+        )
     return reply
 
 
-async def _unregister_all(service: InferService, ask: Ask, message: bytes) -> GrpcReply:
-    status = await ask(STATUS, b"")
-    names = sorted(pb.SystemSharedMemoryStatusResponse.FromString(bytes(status.message)).regions)
+async def _unregister_all(
+    service: InferService, ask: Ask, method: str, message: bytes
+) -> GrpcReply:
+    """One by one, if one of them is not the clients' to close."""
+    is_cuda = method == CUDA_UNREGISTER
+    about = CUDA_STATUS if is_cuda else STATUS
+    status = await ask(about, b"")
+    names = sorted(_STATUS[about].FromString(bytes(status.message)).regions)
     guard = service.shield.guard
     if not any(map(guard.is_hidden, names)):
-        reply = await ask(UNREGISTER, message)
+        reply = await ask(method, message)
         if reply.code == "OK":
-            service.regions.forget()
+            service.regions.forget_all(cuda=is_cuda)
         return reply
     answer = GrpcReply("OK", "", b"")
     for name in names:
         if guard.is_hidden(name):
             continue
-        one = pb.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
-        reply = await ask(UNREGISTER, one)
+        reply = await ask(method, _REQUESTS[method](name=name).SerializeToString())
         if reply.code == "OK":
             service.regions.unregistered(name)
         else:

@@ -5,6 +5,7 @@ shown, and "unregister all" (every example of Triton's clients begins with it) c
 one by one, with Triton's own words for what goes wrong.
 """
 
+import base64
 import json
 import re
 import secrets
@@ -46,12 +47,12 @@ async def region_call(
         return await ask(method, raw_path, body)
     if verb == "register":
         return await _register(service, ask, raw_path, name or "", body, is_system=kind == "system")
-    if kind == "system" and name is None:
+    if name is None:
         return await _unregister_all(service, ask, base, raw_path, body)
-    service.shield.guard.require_free(name or "")
+    service.shield.guard.require_free(name)
     reply = await ask(method, raw_path, body)
-    if reply.status == _OK and kind == "system":
-        service.regions.unregistered(name or "")
+    if reply.status == _OK:
+        service.regions.unregistered(name)
     return reply
 
 
@@ -66,12 +67,28 @@ async def _register(
     if is_system:
         service.shield.require(Register(name, offsets_in(text)))
     reply = await ask("POST", raw_path, body)
-    if reply.status == _OK and is_system:
-        regions.unregistered(name)  # what we cannot read is not remembered
-        key, offset, size = given.get("key"), given.get("offset", 0), given.get("byte_size")
-        if isinstance(key, str) and isinstance(offset, int) and isinstance(size, int):
-            regions.registered(name, key, offset, size)
+    if reply.status != _OK:
+        return reply
+    regions.unregistered(name)  # what we cannot read is not remembered
+    size = given.get("byte_size")
+    if not is_system:
+        device, handle = given.get("device_id"), _handle(given.get("raw_handle"))
+        if isinstance(device, int) and isinstance(size, int) and handle:
+            await regions.registered_cuda(name, handle, device, size)
+        return reply
+    key, offset = given.get("key"), given.get("offset", 0)
+    if isinstance(key, str) and isinstance(offset, int) and isinstance(size, int):
+        regions.registered(name, key, offset, size)
     return reply
+
+
+def _handle(given: Any) -> bytes:
+    """Of a CUDA region; nothing if it is not plain. given: pairs, as `_read` leaves them."""
+    try:
+        ((_, text),) = given
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        return b""
 
 
 def _read(body: bytes) -> dict[str, Any]:
@@ -116,7 +133,7 @@ async def _unregister_all(
     if not any(map(guard.is_hidden, names)):
         reply = await ask("POST", raw_path, body)
         if reply.status == _OK:
-            service.regions.forget()
+            service.regions.forget_all(cuda="/cuda" in base)
         return reply
     # An unknown name is no error to Triton: its answer is the one for having closed them all.
     answer = await ask("POST", f"{base}/region/{_ALIAS}/unregister", b"")

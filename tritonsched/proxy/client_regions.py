@@ -1,16 +1,17 @@
-"""Clients' system shared-memory regions, read and written for them in merged batches.
+"""Clients' shared-memory regions, read and written for them in merged batches.
 
-Rule: a region is read and written through its file, never mapped. A client may shrink the file at
-any time, and touching a mapping past its end is SIGBUS, which ends the process; `pread` there is a
-short read and only that client's request fails. For the same reason a place is checked against
-the file at every use. One copy by the kernel, as large as the one out of a mapping.
+Rule: a system region is read and written through its file, never mapped. A client may shrink the
+file at any time, and touching a mapping past its end is SIGBUS, which ends the process; `pread`
+there is a short read and only that client's request fails. For the same reason a place is checked
+against the file at every use. One copy by the kernel, as large as the one out of a mapping.
 
 A region is opened when Triton has just opened it, not when it is first used: a client may unlink
 its key and make another region of the same name. Who uses one holds it: unregistered, it stays
 open until its last user is gone.
 
 What is not known here (registered before the sidecar started, past the bound, on another host) is
-no error: the request goes alone, as it came, and Triton reads the region itself.
+no error: the request goes alone, as it came, and Triton reads the region itself. Regions on
+GPUs are `client_cuda`.
 """
 
 import contextlib
@@ -19,14 +20,17 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+from tritonsched.backend.catalogue import ModelInfo
+from tritonsched.backend.cuda_region import CudaRegions
 from tritonsched.backend.shared_memory import SHM
 from tritonsched.errors import RegionFault
-from tritonsched.tensors import Buffer, ShmRef
+from tritonsched.proxy.client_cuda import CudaClientRegion, reaches
+from tritonsched.tensors import Buffer, InferCall, ShmRef
 
 REGIONS_MAX = 512  # each is an open file, of which a process has 1024 by default
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not block us
 
-Regions = Mapping[str, "ClientRegion"]
+Regions = Mapping[str, "ClientRegion | CudaClientRegion"]
 """The regions that one request uses, by name."""
 
 
@@ -81,13 +85,21 @@ class ClientRegions:
     """What clients have registered through this sidecar.
 
     is_local: Triton is known to have our /dev/shm, so that a key means the same to both.
-    directory: where POSIX shared memory is.
+    directory: where POSIX shared memory is. cuda: the pools on GPUs, if there may be any.
     """
 
-    def __init__(self, *, is_local: Callable[[], bool], directory: Path = SHM) -> None:
+    def __init__(
+        self,
+        *,
+        is_local: Callable[[], bool],
+        directory: Path = SHM,
+        cuda: CudaRegions | None = None,
+    ) -> None:
         self._is_local = is_local
         self._directory = directory
-        self._regions: dict[str, ClientRegion] = {}
+        self._cuda = cuda
+        self._regions: dict[str, ClientRegion | CudaClientRegion] = {}
+        self._opening: dict[str, object] = {}
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -103,13 +115,47 @@ class ClientRegions:
         with contextlib.suppress(OSError, ValueError):
             self._regions[name] = ClientRegion(self._directory / file_name, offset, byte_size)
 
+    async def registered_cuda(self, name: str, handle: bytes, device: int, byte_size: int) -> None:
+        """As `registered`, for memory of GPU `device` that Triton has just opened by its handle."""
+        self._regions.pop(name, None)
+        if self._cuda is None or len(self._regions) + len(self._opening) >= REGIONS_MAX:
+            return
+        mine = self._opening[name] = object()
+        memory = await self._cuda.clients.open(device, handle, byte_size)
+        if self._opening.get(name) is mine:  # else it was closed meanwhile, or is another's
+            del self._opening[name]
+            if memory is not None:
+                self._regions[name] = CudaClientRegion(memory)
+
     def unregistered(self, name: str) -> None:
         """Triton has closed the region; requests that use it keep it until they are answered."""
         self._regions.pop(name, None)
+        self._opening.pop(name, None)
 
     def forget(self) -> None:
-        """Triton is another process, or has closed them all."""
+        """Triton is another process."""
         self._regions.clear()
+        self._opening.clear()
+
+    def forget_all(self, *, cuda: bool) -> None:
+        """Triton has closed all of this kind."""
+        if cuda:
+            self._opening.clear()
+        for name, region in tuple(self._regions.items()):
+            if isinstance(region, CudaClientRegion) is cuda:
+                del self._regions[name]
+
+    def lone_reason(self, call: InferCall, info: ModelInfo, regions: Regions) -> str:
+        """Why a call with these known regions cannot be merged; empty if it can."""
+        if not hold_all(regions, call.refs):
+            return "region-unknown"
+        if not any(isinstance(region, CudaClientRegion) for region in regions.values()):
+            return ""
+        there = [n for n, r in call.output_refs if isinstance(regions[r.region], CudaClientRegion)]
+        return "" if reaches(info, there, self._has_pool) else "region-device"
+
+    def _has_pool(self, device: str) -> bool:
+        return self._cuda is not None and self._cuda.pool(device) is not None
 
     def named(self, names: Collection[str]) -> Regions:
         """Those of a request's regions that are known, for as long as it needs them."""
