@@ -213,6 +213,7 @@ class Sidecar:
         rule = policy.scheduler.policy
         feedback = self.tuner.feedback
         live = LivePolicy(self.scheduler, self.driver, intake, self.proxy, rule, feedback=feedback)
+        live.adopt_tenants(policy)
         self.reloader = Reloader(
             policy,
             read=lambda: asyncio.to_thread(self.options.read_policy),

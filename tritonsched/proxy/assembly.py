@@ -13,6 +13,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.client_cuda import CudaClientRegion
+from tritonsched.proxy.named import of_the_model
 from tritonsched.tensors import (
     Answer,
     BatchCall,
@@ -60,7 +61,7 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
         rows=batch.rows,
         inputs=inputs,
         outputs=tuple(_output(info, name, jobs) for name in names),
-        parameters=first.parameters,
+        parameters=of_the_model(first.parameters),
         device=batch.device,
     )
 

@@ -25,6 +25,7 @@ from collections.abc import Hashable
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.assembly import skip_elements
+from tritonsched.proxy.named import of_the_model
 from tritonsched.tensors import InferCall, Tensor, byte_size
 
 SIGNATURES_MAX = 16_384  # distinct merge keys remembered; a client that varies shapes stays bounded
@@ -84,16 +85,17 @@ def _bytes_fit(tensor: Tensor) -> bool:
         return False
 
 
-def merge_key(call: InferCall) -> Hashable:
+def merge_key(call: InferCall, own: str = "") -> Hashable:
     """Calls with equal keys may share a batch: model, version, shapes, outputs, typed
-    parameters.
+    parameters. own: the tenant, where its calls are to merge with its own alone.
     """
     return (
+        own,
         call.model,
         call.version,
         tuple(sorted((t.name, t.datatype, t.shape[1:]) for t in call.inputs)),
         frozenset(call.outputs),
-        tuple(sorted((k, type(v).__name__, v) for k, v in call.parameters.items())),
+        tuple(sorted((k, type(v).__name__, v) for k, v in of_the_model(call.parameters).items())),
     )
 
 
@@ -104,8 +106,8 @@ class Signatures:
         self._numbers: dict[Hashable, int] = {}
         self._next = 0
 
-    def of(self, call: InferCall) -> int:
-        key = merge_key(call)
+    def of(self, call: InferCall, own: str = "") -> int:
+        key = merge_key(call, own)
         number = self._numbers.get(key)
         if number is None:
             if len(self._numbers) >= SIGNATURES_MAX:

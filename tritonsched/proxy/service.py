@@ -18,7 +18,6 @@ from tritonsched.core.variant import Variant
 from tritonsched.errors import (
     BadReservation,
     Draining,
-    MemoryFull,
     TritonschedError,
     TritonUnavailable,
     UnknownReservation,
@@ -33,6 +32,7 @@ from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reserving import Entry, Reservations
+from tritonsched.proxy.room import Room
 from tritonsched.proxy.shield import Document, Infer, Shield, Strict, Use
 from tritonsched.proxy.streaming import Sequences, sequence_of
 from tritonsched.proxy.wish import Wish, frame_of, reservation_of
@@ -40,7 +40,6 @@ from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
-MEMORY_RETRY_NS = 100_000_000
 _NO_REGIONS: Regions = {}
 _NO_NAMES: frozenset[str] = frozenset()
 _STRICT = ("triton_grpc_error", "true")  # metadata of a stream
@@ -129,10 +128,10 @@ class Proxy:
         self._backend = backend
         self._intake = intake
         self._signatures = Signatures()
-        self._judgements: dict[tuple[str, str, bytes], tuple[str, int]] = {}
+        self._judgements: dict[tuple[str, str, bytes, str], tuple[str, int]] = {}
         self._models = ModelCache(backend, self._announce)
-        self._tensor_bytes_max = tensor_bytes_max
         self._held = held
+        self._room = Room(held, intake, tensor_bytes_max)
         self._triton_is_up = triton_is_up
         self._lost = lost
         self._on_lone = on_lone
@@ -141,6 +140,7 @@ class Proxy:
         self._streams: dict[object, Callable[[], None]] = {}
         self.is_draining = False
         driver.is_current = self._is_current
+        reservations.tenant_of = intake.tenant_of
         self.on_announce: Callable[[ModelInfo], None] = lambda _: None  # hears before the scheduler
 
     @property
@@ -170,7 +170,8 @@ class Proxy:
             return self._submit_unknown(call, done, send)
         key = None if send else sequence_of(call, info)
         if key is not None:
-            return self._sequences.submit(key, len(call.raw), partial(self._begin, call), done)
+            begin, tenant = partial(self._begin, call), self._intake.tenant(call).name
+            return self._sequences.submit(key, len(call.raw), begin, done, tenant)
         return self._begin(call, done, send)
 
     def _begin(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
@@ -198,8 +199,9 @@ class Proxy:
         key = sequence_of(call, info)
         if key is None:
             return await self._driver.infer(self._job(call, info))
-        begin = partial(self._begin, call)
-        return await answered(partial(self._sequences.submit, key, len(call.raw), begin))
+        begin, tenant = partial(self._begin, call), self._intake.tenant(call).name
+        submit = partial(self._sequences.submit, key, len(call.raw), begin, tenant=tenant)
+        return await answered(submit)
 
     async def reserve(self, wish: Wish) -> Entry | Refuse:
         """Ask for a periodic stream. Raises BadReservation, UnknownReservation, or as `submit`."""
@@ -248,7 +250,7 @@ class Proxy:
 
     def limit_tensor_bytes(self, tensor_bytes_max: int) -> None:
         """Another bound of the bytes held at once; what is held already stays."""
-        self._tensor_bytes_max = tensor_bytes_max
+        self._room.bytes_max = tensor_bytes_max
 
     async def invalidate(self, model: str) -> None:
         """Triton loads or unloads the model, or another that an ensemble is made of."""
@@ -263,11 +265,7 @@ class Proxy:
         """Why no call can be taken now, whatever it is."""
         if self.is_draining:
             return _draining()
-        held = self._held.size_bytes
-        if held and held + len(call.raw) > self._tensor_bytes_max:
-            text = f"{held} bytes of requests are in flight; try again later"
-            return MemoryFull(text, retry_after_ns=MEMORY_RETRY_NS)
-        return None
+        return self._room.refused(call)
 
     def _job(self, call: InferCall, info: ModelInfo, send: Send | None = None) -> Job:
         """Raises BadDeadline, UnknownClass, Shielded or GuardedUse."""
@@ -308,26 +306,27 @@ class Proxy:
 
     async def _infer_unknown(self, call: InferCall, send: Send | None = None) -> Answer:
         """A model that we have to ask Triton about; if it does not serve it, it says so itself."""
-        size = len(call.raw)
-        self._held.take(size)
+        size, tenant = len(call.raw), self._intake.tenant(call).name
+        self._held.take(size, tenant)
         try:
             info = await self._ask(call)
             if info is None:
                 self.shield.guard.require_unused(self._required(call, None))
                 return await (self._backend.forward(call) if send is None else send(0))
         finally:
-            self._held.give_back(size)
+            self._held.give_back(size, tenant)
         if send is not None:
             return await self._driver.infer(self._job(call, info, send))
         return await self._infer_known(call, info)
 
     def _judged(self, call: InferCall, info: ModelInfo) -> tuple[str, int]:
         """Why it goes alone, or its signature; remembered for calls that differ in data alone."""
-        key = (call.model, call.version, call.form) if call.form is not None else None
+        own = self._intake.merges_with(call)
+        key = (call.model, call.version, call.form, own) if call.form is not None else None
         judged = self._judgements.get(key) if key else None
         if judged is None:
             lone = lone_reason(call, info)
-            judged = (lone, 0 if lone else self._signatures.of(call))
+            judged = (lone, 0 if lone else self._signatures.of(call, own))
             if key and not any(tensor.datatype == "BYTES" for tensor in call.inputs):
                 if len(self._judgements) >= JUDGEMENTS_MAX:
                     self._judgements.clear()
