@@ -87,7 +87,8 @@ class Table:
         self.batches: dict[int, Batch] = {}
         self.now = 0
         self._unseen: list[tuple[int, Line]] = []
-        for name, (rows_max, devices) in (models or {"m": (8, ("gpu",))}).items():
+        served = {"m": (8, ("gpu",))} if models is None else models
+        for name, (rows_max, devices) in served.items():
             self.scheduler.set_variant(Variant(name, rows_max, devices), 0)
             for device in devices if points is not None else ():
                 self.scheduler.set_profile(name, device, exact(points or {}))
@@ -162,8 +163,8 @@ def cancel(request_id: int) -> Step:
     return lambda table: table.scheduler.cancel(request_id, table.now)
 
 
-def server(state: ServerState) -> Step:
-    return lambda table: table.scheduler.set_server(state, table.now)
+def server(state: ServerState, name: str = "") -> Step:
+    return lambda table: table.scheduler.set_server(state, table.now, name)
 
 
 # -- decisions --------------------------------------------------------------------------------

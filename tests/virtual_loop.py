@@ -40,6 +40,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
         self._clock_resolution = 1e-10
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
 
     def time(self) -> float:
         return self._jumping.now_ns / 1e9
@@ -49,14 +50,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now_ns
 
     async def until(self, at_ns: int) -> None:
-        """Let virtual time reach `at_ns`."""
+        """Let virtual time reach `at_ns`. Of those who wait for one instant the first comes first,
+        which the loop's own timers do not promise.
+        """
         if at_ns > self.now_ns():
             reached: asyncio.Future[None] = self.create_future()
-            handle = self.call_at(at_ns / 1e9, reached.set_result, None)
+            self._waiting.setdefault(at_ns, []).append(reached)
+            handle = self.call_at(at_ns / 1e9, self._reach, at_ns)
             try:
                 await reached
             finally:
                 handle.cancel()
+
+    def _reach(self, at_ns: int) -> None:
+        for reached in self._waiting.pop(at_ns, ()):
+            if not reached.done():
+                reached.set_result(None)
 
     async def pause(self, ns: int) -> None:
         """Let `ns` of virtual time pass; the sleeper that scripted backends are given."""

@@ -160,7 +160,7 @@ class Sidecar:
             make_timer=lambda fired: TimerFd(loop, fired),
             on_reply=self.tuner.replied,
             on_send=self.tuner.send.observe,
-            on_lost=lambda: self.health.lost(),  # noqa: PLW0108  # built below
+            on_lost=lambda _: self.health.lost(),  # built below
             on_taken_apart=self._taken_apart,
             on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # built below
             resend_failed=policy.transport.resend_failed,

@@ -9,7 +9,7 @@ that differs; the same seed always gives the same run.
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import pytest
@@ -75,7 +75,10 @@ def scenario(seed: int) -> Scenario:
         queue_requests_max=dice.choice([10, 4096]),
     )
     devices = [f"gpu{number}" for number in range(dice.randint(1, 3))]
+    servers = {device: dice.choice(["left", "right"]) for device in devices}
     models = [_model(f"m{number}", devices, dice) for number in range(dice.randint(1, 3))]
+    if dice.random() < 0.5:  # two servers
+        models = [replace(m, servers=tuple(servers[d] for d in m.devices)) for m in models]
     streams = [_stream(model, dice) for model in models]
     workload = Workload(models, streams)
     requests = list(workload.requests(duration_ns=DURATION_NS, seed=seed))
@@ -96,6 +99,7 @@ def scenario(seed: int) -> Scenario:
             alone_failure_rate=dice.choice([0.0, 0.2]),
             throttles=((dice.randrange(DURATION_NS), dice.uniform(0.5, 3.0)),),
             away=dice.choice([(), ((gone_ns, gone_ns + 50 * MS),)]),
+            gone=dice.choice([{}, {"left": [(k * MS, (k + 7) * MS) for k in range(5, 250, 40)]}]),
             slow_first=dice.choice([1.0, 10.0]),
         ),
     )
@@ -210,7 +214,9 @@ class Live:
             on_decisions=self._decided,
         )
         for model in given.models:
-            self._driver.set_variant(Variant(model.name, model.rows_max, model.devices))
+            self._driver.set_variant(
+                Variant(model.name, model.rows_max, model.devices, servers=model.servers)
+            )
         self._calls: dict[int, asyncio.Task[str]] = {}
 
     def _decided(self, now: int, decisions: Sequence[Decision]) -> None:
@@ -222,7 +228,11 @@ class Live:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cancel())
             group.create_task(self._retune())
-            group.create_task(self._tell_server())
+            for server in dict.fromkeys(s for m in self._given.models for s in m.servers or ("",)):
+                for gone_ns, back_ns in self._given.faults.away:
+                    group.create_task(self._tell_server(server, gone_ns, back_ns))
+                for gone_ns, back_ns in self._given.faults.gone.get(server, ()):
+                    group.create_task(self._tell_server(server, gone_ns, back_ns))
             for request in self._given.requests:
                 await self._loop.until(request.arrival_ns)
                 self._calls[request.id] = group.create_task(self._call(request))
@@ -255,12 +265,11 @@ class Live:
             await self._loop.until(at_ns)
             self._driver.retune(tuning)
 
-    async def _tell_server(self) -> None:
-        for gone_ns, back_ns in self._given.faults.away:
-            await self._loop.until(gone_ns)
-            self._driver.set_server(ServerState.AWAY)
-            await self._loop.until(back_ns)
-            self._driver.set_server(ServerState.READY)
+    async def _tell_server(self, server: str, gone_ns: int, back_ns: int) -> None:
+        await self._loop.until(gone_ns)
+        self._driver.set_server(ServerState.AWAY, server)
+        await self._loop.until(back_ns)
+        self._driver.set_server(ServerState.READY, server)
 
 
 def run_live(given: Scenario) -> tuple[list[Line], Ledger, list[str]]:

@@ -1,5 +1,6 @@
 """Batches and decisions. Rule: a decision is a value; the driver carries it out, in order."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -19,6 +20,7 @@ class Batch:
     end being the moment the answer is back. expected_ns: execution alone.
     probe: sent to measure, not because it fits (see LatencyProfile); may be expected late.
     worth: what its answers are worth beside the best variant's, in (0, 1].
+    server: of the device.
     """
 
     id: int
@@ -31,6 +33,7 @@ class Batch:
     expected_ns: int
     probe: bool = False
     worth: float = 1.0
+    server: str = ""
 
     @property
     def expected_end_ns(self) -> int:
@@ -46,7 +49,8 @@ class Completion:
     """A batch came back.
 
     ok: it was executed; its time teaches the profile.
-    retried: it failed and the driver submits its members again, each alone; no outcome is counted.
+    retried: it failed and the driver submits its members again; no outcome is counted, but for
+    those that have `ended` with it.
     sent_ns: when its message was written; None for the moment of its dispatch.
     returned_ns: when its answer came, if its members' replies were written since; None for now.
     """
@@ -54,8 +58,15 @@ class Completion:
     batch_id: int
     ok: bool = True
     retried: bool = False
+    ended: frozenset[int] = frozenset()
     sent_ns: int | None = None
     returned_ns: int | None = None
+
+    @classmethod
+    def lost(cls, batch: Batch, moved: Collection[Request]) -> "Completion":
+        """Its server went away with it; `moved` are submitted again, for another server."""
+        members, again = ({request.id for request in some} for some in (batch.requests, moved))
+        return cls(batch.id, ok=False, retried=bool(moved), ended=frozenset(members - again))
 
 
 @dataclass(frozen=True, slots=True)

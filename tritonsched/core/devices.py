@@ -14,14 +14,17 @@ BATCHES_MAX = 2  # one running, one on its way
 
 
 class DeviceState:
-    """The batches on one device, in the order they were sent."""
+    """The batches on one device, in the order they were sent. is_up: so is its server."""
 
     __slots__ = (
-        "_learning", "_started_ns", "batches", "models", "name", "predicted_end_ns", "speed",
+        "_learning", "_started_ns", "batches", "is_up", "models", "name", "predicted_end_ns",
+        "server", "speed",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.server = ""
+        self.is_up = True
         self.models: set[str] = set()
         self.batches: list[Batch] = []
         self.speed = DeviceSpeed()
@@ -30,7 +33,11 @@ class DeviceState:
         self._learning = False
 
     def has_room(self, now: int, lead_ns: int) -> bool:
-        """Idle, or the one running batch ends within the lead. A guess of its end is not enough."""
+        """Idle, or the one running batch ends within the lead. A guess of its end is not enough.
+        None if its server is away.
+        """
+        if not self.is_up:
+            return False
         if not self.batches:
             return True
         if len(self.batches) >= BATCHES_MAX or self._learning:

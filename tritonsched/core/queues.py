@@ -15,10 +15,16 @@ from itertools import islice
 from tritonsched.core.request import NEVER_NS, Request
 
 Entry = tuple[int, int, Request]
+Key = tuple[int, bool, str]
+"""(signature, alone, server): what members of one queue have in common."""
 
 
 def _entry(request: Request) -> Entry:
     return (request.due_ns, request.id, request)
+
+
+def _key(request: Request) -> Key:
+    return (0 if request.alone else request.signature, request.alone, request.server)
 
 
 def _in_order(lanes: Sequence[list[Entry]]) -> Iterator[Request]:
@@ -30,20 +36,21 @@ def _in_order(lanes: Sequence[list[Entry]]) -> Iterator[Request]:
 class RequestQueue:
     """Requests of one model that may share a batch, earliest due first.
 
-    alone: members never share a batch. rows: sum over the members. deadlines: members that have
-    one. shaped: members whose worth falls before their deadline. rows_widest: rows of the widest
-    member since the queue was last empty.
+    alone: members never share a batch. server: the one that must run them; empty: any. rows: sum
+    over the members. deadlines: members that have one. shaped: members whose worth falls before
+    their deadline. rows_widest: rows of the widest member since the queue was last empty.
     """
 
     __slots__ = (
-        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "shaped", "signature",
-        "size",
+        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "server", "shaped",
+        "signature", "size",
     )  # fmt: skip
 
-    def __init__(self, model: str, signature: int, *, alone: bool) -> None:
+    def __init__(self, model: str, signature: int, *, alone: bool, server: str = "") -> None:
         self.model = model
         self.signature = signature
         self.alone = alone
+        self.server = server
         self.rows = 0
         self.rows_widest = 0
         self.size = 0
@@ -152,7 +159,7 @@ class QueueSet:
     __slots__ = ("_by_id", "_by_model", "_counts", "_tenants")
 
     def __init__(self) -> None:
-        self._by_model: dict[str, dict[tuple[int, bool], RequestQueue]] = {}
+        self._by_model: dict[str, dict[Key, RequestQueue]] = {}
         self._by_id: dict[int, Request] = {}
         self._counts: dict[str, int] = {}
         self._tenants: dict[str, dict[str, dict[int, Request]]] = {}
@@ -191,10 +198,12 @@ class QueueSet:
     def push(self, request: Request) -> None:
         assert request.id not in self._by_id, f"request {request.id} is queued already"
         queues = self._by_model.setdefault(request.model, {})
-        key = (0 if request.alone else request.signature, request.alone)
+        key = _key(request)
         queue = queues.get(key)
         if queue is None:
-            queue = queues[key] = RequestQueue(request.model, key[0], alone=request.alone)
+            queue = queues[key] = RequestQueue(
+                request.model, key[0], alone=request.alone, server=request.server
+            )
         queue.push(request)
         self._by_id[request.id] = request
         self._counts[request.model] = self._counts.get(request.model, 0) + 1
@@ -207,7 +216,7 @@ class QueueSet:
         if request is None:
             return None
         queues = self._by_model[request.model]
-        key = (0 if request.alone else request.signature, request.alone)
+        key = _key(request)
         queues[key].remove(request)
         self._counts[request.model] -= 1
         tenants = self._tenants[request.model]

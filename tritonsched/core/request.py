@@ -144,12 +144,14 @@ class Request:
     rows: leading dimension, >= 1.
     deadline_ns: absolute; NEVER_NS for none.
     alone: it must be a batch of its own (not mergeable, or the second try of a failed merge).
-    retry: it is that second try: counted as submitted and accepted already.
+    retry: it was sent before, and its merge failed or its server was lost: counted as submitted and
+    accepted already.
     reservation: the stream it says it is a frame of; 0 for none.
     version: of the model, as the client named it; empty for the newest. Only observers read it.
     utility: how its worth falls with time; None: not at all before the deadline.
     tenant: who asks, one of the policy file's; empty where nobody is told apart.
     boost: what fairness multiplied `weight` by: it counts in choosing, never in what was earned.
+    server: the one that must run it (it has the sequence's state); empty: any.
     """
 
     id: int
@@ -167,14 +169,13 @@ class Request:
     utility: Utility | None = None
     tenant: str = ""
     boost: float = 1.0
+    server: str = ""
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"request {self.id}: {self.rows} rows; at least 1 is needed")
         if not self.weight > 0:
             raise ValueError(f"request {self.id}: weight must be > 0")
-        if self.retry and not self.alone:
-            raise ValueError(f"request {self.id}: a retry is to be alone")
 
     @property
     def has_deadline(self) -> bool:

@@ -11,7 +11,7 @@ The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
 | `proposal` / `judge`            | the test of that, to be run beside the loop, and its verdict  |
 | `set_variant` / `drop_model`    | Triton loaded, changed or unloaded a model                    |
 | `set_family` / `drop_family`    | clients may ask for one model, and any of several will do     |
-| `set_server(state, now)`        | Triton went away or came back, or the sidecar drains          |
+| `set_server(state, now)`        | a Triton went away or came back, or the sidecar drains        |
 | `retune(tuning, now)`           | feedback changed a number                                     |
 | `set_policy(policy, now)`       | the policy file names another rule; what waits stays          |
 | `decide(now) -> list[Decision]` | **the only call that decides**; the driver carries it out     |
@@ -107,7 +107,8 @@ class Scheduler(State):
         device.predict(self._exec_ns, now)
         for request in batch.requests:
             # One whose client left is not submitted again, so this is its end.
-            if not completion.retried or request.id in self._abandoned:
+            is_over = not completion.retried or request.id in completion.ended
+            if is_over or request.id in self._abandoned:
                 self._leave(request, self._outcome(request, completion, now), now)
         self._abandoned.difference_update(request.id for request in batch.requests)
 
@@ -155,11 +156,14 @@ class Scheduler(State):
         self._advance(now)
         self._desk.judge(verdict)
 
-    def set_server(self, state: ServerState, now: int) -> None:
-        """Triton went away or came back, or the sidecar drains (then the queue is still served)."""
+    def set_server(self, state: ServerState, now: int, server: str = "") -> None:
+        """A Triton went away or came back, or the sidecar drains (then the queue is still served).
+
+        server: which of several; what waits for it alone is refused, the rest goes to others.
+        """
         self._advance(now)
         self._moved = True
-        self.server = state
+        self._arrived += self._streams.away(self._hear_of(server, state))
 
     def retune(self, tuning: Tuning, now: int) -> None:
         """Feedback changed a number."""
@@ -198,9 +202,8 @@ class Scheduler(State):
         free = self._soonest_first(now)
         if free or self._moved or now >= self._hopeless_ns:
             self._prune(now, decisions)
-        if self.server is not ServerState.AWAY:
-            for device in free:
-                self._fill(device, now, decisions)
+        for device in free:
+            self._fill(device, now, decisions)
         if self._streams.lost or any(isinstance(decision, Dispatch) for decision in decisions):
             self._prune(now, decisions)
             decisions.sort(key=lambda decision: not isinstance(decision, Dispatch))
@@ -215,6 +218,7 @@ class Scheduler(State):
             device.predicted_end_ns - self.tuning.lead_ns
             for device in self._devices.values()
             if len(device.batches) == 1
+            and device.is_up
             and (self._queues.any_of(device.models) or self._streams.waiting(device.name))
         ]
         first = min((time for time in times if time > self._now), default=NEVER_NS)
@@ -223,7 +227,8 @@ class Scheduler(State):
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
         for request in arrived:
-            if self._is_served(request.model) and self._streams.take(request):
+            is_open = self.server is ServerState.READY and self._serving.places(request.model)
+            if is_open and self._streams.take(request):
                 continue
             reason = self._refusal(request, now)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
@@ -241,19 +246,16 @@ class Scheduler(State):
                 self._reject(request, reason, now, decisions)
 
     def _refusal(self, request: Request, now: int) -> RejectReason | None:
-        if request.model not in self._serving:
+        if not self._serving.places(request.model, request.server):
             return RejectReason.TRITON_UNAVAILABLE
         return refusal(
             request,
             full=self.tenants.refusal(request, self._queues, self.tuning),
             earliest_finish_ns=self._serving.earliest_finish_ns(
-                request.model, request.rows, self.tuning, now
+                request.model, request.rows, self.tuning, now, request.server
             ),
             server=self.server,
         )
-
-    def _is_served(self, model: str) -> bool:
-        return self.server is ServerState.READY and model in self._serving
 
     def _prune(self, now: int, decisions: list[Decision]) -> None:
         """Refuse who can no longer be in time; all of a queue if nothing serves it."""
@@ -261,7 +263,7 @@ class Scheduler(State):
         self._hopeless_ns = NEVER_NS
         self._prune_frames(now, decisions)
         for queue in self._queues:
-            served = self.server is not ServerState.AWAY and queue.model in self._serving
+            served = bool(self._serving.places(queue.model, queue.server))
             reason = RejectReason.TRITON_UNAVAILABLE
             if served:
                 reason = RejectReason.DEADLINE_UNREACHABLE
@@ -282,8 +284,7 @@ class Scheduler(State):
         lost, self._streams.lost = self._streams.lost, []
         for request in lost:
             self._reject(request, RejectReason.DEADLINE_UNREACHABLE, now, decisions)
-        away = self.server is ServerState.AWAY
-        for request in self._streams.pop_all(lambda m: away or m not in self._serving):
+        for request in self._streams.pop_all(lambda model: not self._serving.places(model)):
             self._reject(request, RejectReason.TRITON_UNAVAILABLE, now, decisions)
 
     def _soonest_first(self, now: int) -> list[DeviceState]:
@@ -336,6 +337,7 @@ class Scheduler(State):
             expected_ns=profile.exec_ns(rows),
             probe=not profile.is_proven or (late and self._policy.keeps_deadlines),
             worth=way.worth,
+            server=device.server,
         )
         self._running[batch.id] = batch
         device.start(batch, proven=profile.is_proven)

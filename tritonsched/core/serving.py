@@ -23,50 +23,60 @@ class Place(NamedTuple):
 
 
 class Serving:
-    """The places of each model that clients may ask for, looked up once. On each device the first
-    one is the model's default there.
+    """The places of each model that clients may ask for, looked up once: all, and those that are
+    up. On each device the first one is the model's default there.
     """
 
-    __slots__ = ("_places",)
+    __slots__ = ("_all", "_places")
 
     def __init__(self) -> None:
+        self._all: dict[str, tuple[Place, ...]] = {}
         self._places: dict[str, tuple[Place, ...]] = {}
 
     def __contains__(self, model: str) -> bool:
-        return model in self._places
+        return model in self._all
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._all)
 
     def put(self, model: str, places: Iterable[Place]) -> None:
         """These serve the model from now on, at least one."""
-        self._places[model] = tuple(places)
+        self._all[model] = tuple(places)
+        self._places[model] = _up(self._all[model])
 
     def drop(self, model: str) -> None:
         """Nobody serves the model."""
+        self._all.pop(model, None)
         self._places.pop(model, None)
 
-    def places(self, model: str) -> tuple[Place, ...]:
-        """All that serve it; none if nobody does."""
-        return self._places.get(model, ())
+    def refresh(self) -> None:
+        """A server went away or came back."""
+        self._places = {model: _up(places) for model, places in self._all.items()}
+
+    def places(self, model: str, server: str = "") -> tuple[Place, ...]:
+        """All that can run it now; none if none can. server: only those of this one."""
+        places = self._places.get(model, ())
+        return tuple(p for p in places if p.device.server == server) if server else places
 
     def pairs(self, model: str) -> list[tuple[DeviceState, LatencyProfile]]:
-        """The devices that serve it, each with the times of its default variant there."""
+        """The devices that can run it now, each with the times of its default variant there."""
         found: dict[str, tuple[DeviceState, LatencyProfile]] = {}
         for place in self.places(model):
             found.setdefault(place.device.name, (place.device, place.profile))
         return list(found.values())
 
     def devices(self) -> list[DeviceState]:
-        """All devices that serve anything, in order of announcement."""
-        found = {p.device.name: p.device for places in self._places.values() for p in places}
+        """All devices that serve anything, in order of announcement, up or not."""
+        found = {p.device.name: p.device for places in self._all.values() for p in places}
         return list(found.values())
 
-    def earliest_finish_ns(self, model: str, rows: int, tuning: Tuning, now: int) -> int:
+    def earliest_finish_ns(
+        self, model: str, rows: int, tuning: Tuning, now: int, server: str = ""
+    ) -> int:
         """When its answer would be written if it ran alone and next, on its best device."""
         idle_ns = now + tuning.rtt_ns
         first = NEVER_NS
-        for device, profile, _, _ in self._places[model]:
+        for device, profile, _, _ in self.places(model, server):
             start_ns = idle_ns
             if device.batches and device.predicted_end_ns > idle_ns:
                 start_ns = device.predicted_end_ns
@@ -79,14 +89,15 @@ class Serving:
         """
         if not queue.deadlines:
             return []
-        widest_ns = self.earliest_finish_ns(queue.model, queue.rows_widest, tuning, now)
+        model, server = queue.model, queue.server
+        widest_ns = self.earliest_finish_ns(model, queue.rows_widest, tuning, now, server)
         if queue.first_deadline_ns >= widest_ns:
             return []
         found: list[Request] = []
         for request in queue.with_deadline():
             if request.deadline_ns >= widest_ns:
                 break
-            finish_ns = self.earliest_finish_ns(queue.model, request.rows, tuning, now)
+            finish_ns = self.earliest_finish_ns(model, request.rows, tuning, now, server)
             if is_hopeless(request, finish_ns):
                 found.append(request)
         return found
@@ -96,7 +107,7 @@ class Serving:
         if not queue.deadlines:
             return NEVER_NS
         fixed_ns = tuning.reply_ns + tuning.rtt_ns - 1
-        widest_ns = self._least_safe_ns(queue.model, queue.rows_widest)
+        widest_ns = self._least_safe_ns(queue.model, queue.rows_widest, queue.server)
         if queue.rows_widest == 1:
             return queue.first_deadline_ns - fixed_ns - widest_ns
         first = NEVER_NS
@@ -105,7 +116,7 @@ class Serving:
                 break
             safe_ns = widest_ns
             if request.rows != queue.rows_widest:
-                safe_ns = self._least_safe_ns(queue.model, request.rows)
+                safe_ns = self._least_safe_ns(queue.model, request.rows, queue.server)
             first = min(first, request.deadline_ns - fixed_ns - safe_ns)
         return first
 
@@ -113,7 +124,7 @@ class Serving:
         """The same for one request."""
         if not request.has_deadline:
             return NEVER_NS
-        safe_ns = self._least_safe_ns(request.model, request.rows)
+        safe_ns = self._least_safe_ns(request.model, request.rows, request.server)
         return request.deadline_ns - tuning.reply_ns - tuning.rtt_ns + 1 - safe_ns
 
     def probed(self, request: Request, tuning: Tuning, now: int) -> Place | None:
@@ -124,13 +135,17 @@ class Serving:
             return None
         stale = [
             place
-            for place in self._places[request.model]
+            for place in self.places(request.model, request.server)
             if not place.device.batches and place.profile.is_stale(now)
         ]
         return min(stale, key=lambda place: place.profile.safe_ns(request.rows), default=None)
 
-    def _least_safe_ns(self, model: str, rows: int) -> int:
-        places = self._places[model]
+    def _least_safe_ns(self, model: str, rows: int, server: str) -> int:
+        places = self.places(model, server)
         if len(places) == 1:
             return places[0].profile.safe_ns(rows)
         return min(place.profile.safe_ns(rows) for place in places)
+
+
+def _up(places: tuple[Place, ...]) -> tuple[Place, ...]:
+    return tuple(place for place in places if place.device.is_up)

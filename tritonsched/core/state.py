@@ -11,7 +11,8 @@ from tritonsched.core.devices import DeviceState
 from tritonsched.core.fairness import Tenants
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.queues import QueueSet, RequestQueue
-from tritonsched.core.request import FULL, RejectReason
+from tritonsched.core.request import FULL, RejectReason, Request
+from tritonsched.core.servers import Servers
 from tritonsched.core.serving import Place, Serving
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
@@ -29,7 +30,8 @@ class State:
 
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
-        self.server = ServerState.READY
+        self.server = ServerState.READY  # of all together
+        self._servers = Servers()
         self.tenants = Tenants()
         self._queues = QueueSet()
         self._variants: dict[str, Variant] = {}  # what Triton serves
@@ -48,8 +50,11 @@ class State:
         """Triton serves this model this way; replaces what was known. Learnt times are kept."""
         self._advance(now)
         self._variants[variant.model] = variant
-        for name in variant.devices:
-            self._devices.setdefault(name, DeviceState(name))
+        for name, server in variant.places():
+            device = self._devices.setdefault(name, DeviceState(name))
+            self._servers.know(server)
+            device.server = server
+            device.is_up = self._servers.is_up(server)
             self._profiles.setdefault((variant.model, name), LatencyProfile())
         self._serve(variant.model)
 
@@ -86,7 +91,11 @@ class State:
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in order of model name, then age."""
-        return self._queues.of_models(self._devices[device].models)
+        state = self._devices[device]
+        queues = self._queues.of_models(state.models)
+        if not state.server:
+            return queues
+        return [queue for queue in queues if queue.server in ("", state.server)]
 
     def variants(self, model: str, device: str) -> Sequence[Way]:
         """Ways to serve the model there, the most valuable first."""
@@ -122,11 +131,33 @@ class State:
         """How fast each device is just now, against its tables."""
         return {name: device.speed for name, device in self._devices.items()}
 
+    def servers(self) -> dict[str, ServerState]:
+        """Whether each server takes work."""
+        return self._servers.states()
+
+    def movable(self, batch: Batch) -> tuple[Request, ...]:
+        """Members of a batch that was lost with its server which another server can take: each
+        once, and none that only the lost one could run.
+        """
+        places = self._serving.places(batch.requests[0].model)
+        if all(place.device.server == batch.server for place in places):
+            return ()
+        return tuple(r for r in batch.requests if not r.retry and not r.server)
+
     # -- leaves -------------------------------------------------------------------------------
 
     def _advance(self, now: int) -> None:
         assert now >= self._now, f"time went back: {now} after {self._now}"
         self._now = now
+
+    def _hear_of(self, server: str, state: ServerState) -> list[str]:
+        """The devices that are away now."""
+        self._servers.put(server, state)
+        self.server = self._servers.overall
+        for device in self._devices.values():
+            device.is_up = self._servers.is_up(device.server)
+        self._serving.refresh()
+        return [device.name for device in self._devices.values() if not device.is_up]
 
     def _profile(self, model: str, device: str) -> LatencyProfile:
         return self._profiles[self._default.get((model, device), model), device]

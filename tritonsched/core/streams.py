@@ -9,7 +9,7 @@ A frame is guaranteed if it names its reservation, is like the others, and came 
 expected; everything else a stream sends is best effort, like any other request.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tritonsched.core.gap import GapView, riders
 from tritonsched.core.planning import FrameKey, PlannedBatch, latest_starts
@@ -56,7 +56,16 @@ class Lane:
 class Streams:
     """All granted reservations. Memory: O(streams + frames planned)."""
 
-    __slots__ = ("_device_of", "_expected", "_granted", "_here", "_lanes", "_places", "lost")
+    __slots__ = (
+        "_away",
+        "_device_of",
+        "_expected",
+        "_granted",
+        "_here",
+        "_lanes",
+        "_places",
+        "lost",
+    )
 
     def __init__(self) -> None:
         self._granted: dict[int, Reservation] = {}
@@ -65,6 +74,7 @@ class Streams:
         self._expected: dict[str, set[FrameKey]] = {}  # planned and not started, by device
         self._here: dict[FrameKey, Request] = {}
         self._places: dict[int, tuple[FrameKey, str]] = {}  # key and device by request id
+        self._away: frozenset[str] = frozenset()  # devices
         self.lost: list[Request] = []  # frames that an overrun left no time for; to be refused
 
     def __len__(self) -> int:
@@ -93,7 +103,7 @@ class Streams:
         number = reservation.frame_at(request.arrival_ns)
         key = (reservation.id, -1 if number is None else number)
         device = self._device_of[reservation.id]
-        if key in self._here or key not in self._expected[device]:
+        if device in self._away or key in self._here or key not in self._expected[device]:
             return False
         if request.deadline_ns < request.arrival_ns + reservation.relative_deadline_ns:
             return False
@@ -105,6 +115,17 @@ class Streams:
         """The frame's client left, or it was dispatched; None if it is not here."""
         place = self._places.pop(request_id, None)
         return None if place is None else self._here.pop(place[0])
+
+    def away(self, devices: Collection[str]) -> list[Request]:
+        """These devices cannot run anything now: returns the frames that waited for them. Their
+        streams are best effort until they are back.
+        """
+        self._away = frozenset(devices)
+        places = [key for key, device in self._places.values() if device in self._away]
+        freed = [self._here[key] for key in places]
+        for request in freed:
+            self.pop(request.id)
+        return freed
 
     def waiting(self, device: str) -> bool:
         """Is a frame here for it?"""

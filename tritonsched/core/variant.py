@@ -24,12 +24,14 @@ class Variant:
     rows_max: Triton's max_batch_size; 1 for a model that does not batch.
     devices: names of the devices that can run it, at least one.
     accuracy: relative worth of its answers, in (0, 1].
+    servers: the server of each device, in their order; empty: all are of the one without a name.
     """
 
     model: str
     rows_max: int
     devices: tuple[str, ...]
     accuracy: float = 1.0
+    servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows_max < 1:
@@ -40,6 +42,15 @@ class Variant:
             raise ValueError(f"model {self.model!r}: no device can run it")
         if not 0 < self.accuracy <= 1:
             raise ValueError(f"model {self.model!r}: accuracy {self.accuracy} is not in (0, 1]")
+        if self.servers and len(self.servers) != len(self.devices):
+            raise ValueError(
+                f"model {self.model!r}: {len(self.servers)} servers for {len(self.devices)} "
+                "devices; name one for each, or none"
+            )
+
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """(device, server) pairs."""
+        return tuple(zip(self.devices, self.servers or ("",) * len(self.devices), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
+from tritonsched.proxy.again import Again
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.assembly import join, placed, split
 from tritonsched.proxy.client_regions import Regions
@@ -61,8 +62,8 @@ class Driver:
     what is pending here.
     on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
     answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
-    batch's message was written, in ns. on_lost: Triton did not answer a batch.
-    on_reserved: a reservation was granted or refused.
+    batch's message was written, in ns. on_lost: this server did not answer a batch. on_reserved: a
+    reservation was granted or refused.
     on_taken_apart: this merged batch failed and is sent one by one; with resend_failed
     False its members hear its error. is_current: Triton still serves the model so; otherwise its
     queued calls are not merged. require_harmless: raises Shielded if regions would end Triton.
@@ -79,11 +80,12 @@ class Driver:
         on_decisions: Listener | None = None,
         on_reply: Callable[[int], None] | None = None,
         on_send: Callable[[int], None] | None = None,
-        on_lost: Callable[[], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
         on_taken_apart: Callable[[Batch, errors.BackendError], None] | None = None,
         on_reserved: Callable[[Grant | Refuse], None] | None = None,
         is_current: Callable[[ModelInfo], bool] = lambda _: True,
         resend_failed: bool = True,
+        resend_lost: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._backend = backend
@@ -104,6 +106,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
         self._pending: dict[int, Pending] = {}
+        self._again = Again(scheduler, self._pending, clock, resend_lost=resend_lost)
         self._lone: set[asyncio.Task[None]] = set()
         self._holds = Holds(self._let_go)
         self._batches = Held()
@@ -172,8 +175,8 @@ class Driver:
         if not any(pending.job.request.model == model for pending in self._pending.values()):
             self._scheduler.drop_model(model, self._clock())
 
-    def set_server(self, state: ServerState) -> None:
-        self._scheduler.set_server(state, self._clock())
+    def set_server(self, state: ServerState, server: str = "") -> None:
+        self._scheduler.set_server(state, self._clock(), server)
         self._wake()
 
     def retune(self, tuning: Tuning) -> None:
@@ -250,7 +253,7 @@ class Driver:
         self._batches.take(0)
         if stale and len(jobs) > 1:
             self._finish(Completion(batch.id, ok=False, retried=True))
-            self._take_apart(batch)
+            self._again.apart(batch)
             return
         if stale or jobs[0].lone or batch.requests[0].alone:
             self._spawn(self._alone(flight))
@@ -332,18 +335,21 @@ class Driver:
         )
 
     def _failed(self, flight: Flight, error: errors.TritonschedError) -> None:
-        """Triton failed it, then it is taken apart; or did not answer, and nor can we."""
+        """Triton failed it: it is taken apart. Its server is gone: others take what they can."""
         batch = flight.batch
         if isinstance(error, errors.BackendError) and self._resend_failed:
             if self._on_taken_apart is not None:
                 self._on_taken_apart(batch, error)
             self._finish(Completion(batch.id, ok=False, retried=True))
-            self._take_apart(batch)
+            self._again.apart(batch)
             return
-        self._fail_all(flight.jobs, error)
-        self._finish(Completion(batch.id, ok=False))
+        moved = self._again.movable(flight, error)
+        ended = Completion.lost(batch, moved)
+        self._fail_all([job for job in flight.jobs if job.request.id in ended.ended], error)
+        self._finish(ended)
+        self._again.elsewhere(moved)
         if isinstance(error, errors.TritonUnavailable) and self._on_lost is not None:
-            self._on_lost()
+            self._on_lost(batch.server)
 
     def _broke(self, flight: Flight, error: Exception) -> None:
         """Our own mistake: its members are told, the others go on."""
@@ -355,15 +361,6 @@ class Driver:
         self._scheduler.complete(completion, self._clock())
         self._batches.give_back(0)
         self._wake()
-
-    def _take_apart(self, batch: Batch) -> None:
-        now = self._clock()
-        for request in batch.requests:
-            pending = self._pending.get(request.id)
-            if pending is not None:  # if its client has just left, `infer` takes it back
-                alone = replace(request, alone=True, retry=True)
-                pending.job = replace(pending.job, request=alone, lone="merge-failed")
-                self._scheduler.submit(alone, now)
 
     def _answer(self, batch: Batch, job: Job, answer: Answer, returned_ns: int) -> None:
         if job.request.id not in self._pending:

@@ -18,7 +18,6 @@ from typing import assert_never
 
 from tritonsched.core.batch import (
     Batch,
-    Completion,
     Decision,
     Dispatch,
     Expire,
@@ -35,7 +34,7 @@ from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
-from tritonsched.sim.world import World
+from tritonsched.sim.world import Answer, Fate, World
 
 Line = tuple[int, Summary]
 """(time in ns, summary of a decision): one line of the decision log."""
@@ -82,10 +81,13 @@ class Simulation:
         self._next: Request | None = None  # the first of those to come
         self._waiting: set[int] = set()  # submitted and neither answered nor cancelled
         for model in world.models.values():
-            scheduler.set_variant(Variant(model.name, model.rows_max, model.devices), 0)
-        for gone_ns, back_ns in world.faults.away:
-            self.tell_server(ServerState.AWAY, at_ns=gone_ns)
-            self.tell_server(ServerState.READY, at_ns=back_ns)
+            variant = Variant(model.name, model.rows_max, model.devices, servers=model.servers)
+            scheduler.set_variant(variant, 0)
+        models = world.models.values()
+        for server in dict.fromkeys(name for model in models for name in model.servers or ("",)):
+            for gone_ns, back_ns in (*world.faults.away, *world.faults.gone.get(server, ())):
+                self.tell_server(ServerState.AWAY, at_ns=gone_ns, server=server)
+                self.tell_server(ServerState.READY, at_ns=back_ns, server=server)
 
     # -- inputs from outside ------------------------------------------------------------------
 
@@ -93,9 +95,9 @@ class Simulation:
         """The request's client will leave at that time; harmless if it is answered by then."""
         self._push(at_ns, Kind.INPUT, partial(self._cancel, request_id))
 
-    def tell_server(self, state: ServerState, *, at_ns: int) -> None:
-        """News of Triton, or that the sidecar drains."""
-        self._push(at_ns, Kind.INPUT, partial(self._tell_server, state))
+    def tell_server(self, state: ServerState, *, at_ns: int, server: str = "") -> None:
+        """News of a Triton, or that the sidecar drains."""
+        self._push(at_ns, Kind.INPUT, partial(self._tell_server, state, server))
 
     def retune(self, tuning: Tuning, *, at_ns: int) -> None:
         """Feedback changes a number at that time."""
@@ -171,7 +173,7 @@ class Simulation:
         match decision:
             case Dispatch(batch):
                 answer = self.world.send(batch, self.now)
-                done = partial(self._complete, batch, answer.completion(batch))
+                done = partial(self._complete, batch, answer)
                 self._push(answer.at_ns, Kind.COMPLETION, done)
             case Reject(request) | Expire(request):
                 self._waiting.discard(request.id)
@@ -188,13 +190,16 @@ class Simulation:
         self._pump_due = True
         self._next = next(self._coming, None)
 
-    def _complete(self, batch: Batch, completion: Completion) -> None:
+    def _complete(self, batch: Batch, answer: Answer) -> None:
+        is_lost = answer.fate is Fate.LOST
+        completion = answer.completion(batch, self.scheduler.movable(batch) if is_lost else ())
         self.scheduler.complete(completion, self.now)
         for request in batch.requests:
-            if not completion.retried:
+            if not completion.retried or request.id in completion.ended:
                 self._waiting.discard(request.id)
             elif request.id in self._waiting:
-                self.scheduler.submit(replace(request, alone=True, retry=True), self.now)
+                again = replace(request, alone=request.alone or not is_lost, retry=True)
+                self.scheduler.submit(again, self.now)
         self._learn()
         self._pump_due = True
 
@@ -223,8 +228,8 @@ class Simulation:
         self.scheduler.judge(proposal.run(), self.now)
         self._pump_due = True
 
-    def _tell_server(self, state: ServerState) -> None:
-        self.scheduler.set_server(state, self.now)
+    def _tell_server(self, state: ServerState, server: str) -> None:
+        self.scheduler.set_server(state, self.now, server)
         self._pump_due = True
 
     def _retune(self, tuning: Tuning) -> None:

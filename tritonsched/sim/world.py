@@ -17,6 +17,7 @@ from hashlib import blake2b
 from struct import Struct
 
 from tritonsched.core.batch import Batch, Completion
+from tritonsched.core.request import Request
 from tritonsched.core.tuning import RTT_NS
 
 _WORDS = Struct("<4I")
@@ -40,7 +41,7 @@ class SimModel:
     """A model of the simulated Triton.
 
     exec_ns: on every device that `on_device` does not name. devices: names; models that name the
-    same device share it.
+    same device share it. servers: of each device, in their order; empty: all of one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SimModel:
     exec_ns: ExecNs
     devices: tuple[str, ...] = ("gpu0",)
     on_device: Mapping[str, ExecNs] = field(default_factory=dict)
+    servers: tuple[str, ...] = ()
 
     def exec_on(self, device: str) -> ExecNs:
         return self.on_device.get(device, self.exec_ns)
@@ -82,7 +84,8 @@ class Faults:
     alone_failure_rate: of batches of one that are not to be merged.
     throttles: (from time, factor on execution times), ascending; a batch keeps the speed it began
     with. away: [start, end) during which Triton is gone; batches it held at the start are lost,
-    which the sidecar sees half a round trip later.
+    which the sidecar sees half a round trip later. gone: the same of one of several servers, by
+    its name.
     slow_first: factor on the first batch of each model on each device (cold start).
     """
 
@@ -92,6 +95,7 @@ class Faults:
     alone_failure_rate: float = 0.0
     throttles: Sequence[tuple[int, float]] = ()
     away: Sequence[tuple[int, int]] = ()
+    gone: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     slow_first: float = 1.0
 
 
@@ -102,8 +106,12 @@ class Answer:
     at_ns: int
     fate: Fate
 
-    def completion(self, batch: Batch) -> Completion:
-        """As the live driver words it: a failed merge is taken apart, a lost batch is not."""
+    def completion(self, batch: Batch, moved: Sequence[Request] = ()) -> Completion:
+        """As the live driver words it: a failed merge is taken apart, of a lost batch `moved` is
+        sent again.
+        """
+        if self.fate is Fate.LOST:
+            return Completion.lost(batch, moved)
         retried = self.fate is Fate.FAILED and not batch.requests[0].alone
         return Completion(batch.id, ok=self.fate is Fate.OK, retried=retried)
 
@@ -134,7 +142,7 @@ class World:
         start_ns = max(now + there_ns, self._free_ns[batch.device])
         end_ns = start_ns + self.exec_ns(batch, start_ns)
         answer_ns = end_ns + self.rtt_ns - there_ns
-        for gone_ns, back_ns in self.faults.away:
+        for gone_ns, back_ns in (*self.faults.away, *self.faults.gone.get(batch.server, ())):
             if gone_ns < answer_ns and now < back_ns:
                 self._free_ns[batch.device] = back_ns
                 return Answer(max(gone_ns, now + there_ns) + self.rtt_ns - there_ns, Fate.LOST)

@@ -2,7 +2,8 @@
 
 A Hypothesis state machine plays the driver: several models, devices, signatures, rows, weights,
 with and without deadlines, lone requests, failures and second tries, clients that leave, Triton
-that comes and goes, models that change and vanish, numbers that are retuned, time that jumps.
+that comes and goes, one of two servers too, models that change and vanish, numbers that are
+retuned, time that jumps.
 """
 
 from collections import Counter
@@ -23,7 +24,8 @@ from tritonsched.core.variant import Family, ServerState, Variant
 
 MODELS = ("a", "b", "c")
 FAMILY = Family("f", ("b", "c"))
-DEVICES = ("gpu0", "gpu1")
+DEVICES = {"gpu0": "left", "gpu1": "right"}
+SERVERS = ("left", "right")
 QUEUE_MAX = 12
 TUNINGS = [
     Tuning(rtt_ns=rtt * MS, guard_ns=guard, window_ns=window * MS, rows_cap=cap, reply_ns=reply,
@@ -80,6 +82,8 @@ class Machine(RuleBasedStateMachine):
         self.running: dict[int, Batch] = {}
         self.cancelled: set[int] = set()
         self.served: set[str] = set()
+        self.places: dict[str, set[str]] = {}
+        self.away: set[str] = set()
         self.scheduler.set_family(FAMILY, self.now)
         for index in range(len(MODELS)):
             self.vary(index, index + 1, profile)
@@ -97,6 +101,7 @@ class Machine(RuleBasedStateMachine):
             arrival_ns=st.just(0),
             weight=st.sampled_from([1.0, 1.0, 3.0]),
             alone=st.sampled_from([False, False, True]),
+            server=st.sampled_from(["", "", "", *SERVERS]),
             utility=st.sampled_from([None, None, Utility.linear(0.5)]),
         ),
         deadline=st.none() | st.integers(-1, 60),
@@ -115,7 +120,7 @@ class Machine(RuleBasedStateMachine):
             one = self.queued[self.ids] = replace(made, id=self.ids)
             self.scheduler.submit(one, self.now)
 
-    @rule(pick=numbers, fate=st.sampled_from(["ok", "ok", "ok", "failed", "apart"]))
+    @rule(pick=numbers, fate=st.sampled_from(["ok", "ok", "ok", "failed", "apart", "lost"]))
     def complete(self, pick: int, fate: str) -> None:
         """Any running batch, first or not."""
         if not self.running:
@@ -123,6 +128,9 @@ class Machine(RuleBasedStateMachine):
         batch = self.running.pop(sorted(self.running)[pick % len(self.running)])
         apart = fate == "apart" and not batch.requests[0].alone
         completion = Completion(batch.id, ok=fate == "ok", retried=apart)
+        if fate == "lost":
+            self._lost(batch)
+            return
         self.scheduler.complete(completion, self.now)
         for request in batch.requests if apart else ():
             if request.id not in self.cancelled and self._is_served(request.model):
@@ -131,6 +139,17 @@ class Machine(RuleBasedStateMachine):
                 self.scheduler.submit(again, self.now)
             elif request.id not in self.cancelled:
                 self.exits.left[request.id] += 1  # nobody serves it: the driver answers
+
+    def _lost(self, batch: Batch) -> None:
+        """Its server is away, and other servers take what they can."""
+        moved = self.scheduler.movable(batch)
+        assert not any(request.retry or request.server for request in moved)
+        self.scheduler.complete(Completion.lost(batch, moved), self.now)
+        for request in moved:
+            if request.id not in self.cancelled:
+                again = self.queued[request.id] = replace(request, retry=True)
+                self.scheduler.submit(again, self.now)
+        self.tell_server(ServerState.AWAY, batch.server)
 
     @rule(pick=numbers)
     def cancel(self, pick: int) -> None:
@@ -142,9 +161,13 @@ class Machine(RuleBasedStateMachine):
         self.queued.pop(number, None)
         self.scheduler.cancel(number, self.now)
 
-    @rule(state=st.sampled_from([*ServerState, ServerState.READY, ServerState.READY]))
-    def tell_server(self, state: ServerState) -> None:
-        self.scheduler.set_server(state, self.now)
+    @rule(
+        state=st.sampled_from([*ServerState, ServerState.READY, ServerState.READY]),
+        server=st.sampled_from(SERVERS),
+    )
+    def tell_server(self, state: ServerState, server: str) -> None:
+        self.scheduler.set_server(state, self.now, server)
+        (self.away.add if state is ServerState.AWAY else self.away.discard)(server)
 
     @rule(tuning=st.sampled_from(TUNINGS))
     def retune(self, tuning: Tuning) -> None:
@@ -154,7 +177,11 @@ class Machine(RuleBasedStateMachine):
     def vary(self, model: int, devices: int, profile: dict[int, int]) -> None:
         """The model is served by gpu0, gpu1 or both; maybe with times known beforehand."""
         names = tuple(name for bit, name in enumerate(DEVICES) if devices >> bit & 1)
-        variant = Variant(MODELS[model], 4 + model * 2, names, accuracy=1.0 - model / 4)
+        servers = tuple(DEVICES[name] for name in names)
+        variant = Variant(
+            MODELS[model], 4 + model * 2, names, accuracy=1.0 - model / 4, servers=servers
+        )
+        self.places[variant.model] = set(servers)
         self.scheduler.set_variant(variant, self.now)
         self.served.add(variant.model)
         for name in names if profile else ():
@@ -195,6 +222,8 @@ class Machine(RuleBasedStateMachine):
         for request in self.queued.values():
             assert request.deadline_ns >= self.now - 1, "it should have been refused"
             assert self._is_served(request.model)
+            up = self._servers_of(request.model) - self.away
+            assert request.server in up if request.server else up, "nobody can take it"
         assert sum(self.scheduler.queued().values()) == len(self.queued)
 
     def _take(self, decision: Decision) -> None:
@@ -213,6 +242,9 @@ class Machine(RuleBasedStateMachine):
     def _check_batch(self, batch: Batch) -> None:
         """Invariants 6 and 8."""
         assert batch.requests
+        assert batch.server == DEVICES[batch.device]
+        assert batch.server not in self.away
+        assert {r.server for r in batch.requests} <= {"", batch.server}
         (asked,) = {r.model for r in batch.requests}
         assert batch.model in (FAMILY.variants if asked == FAMILY.model else (asked,))
         assert len({r.signature for r in batch.requests}) == 1
@@ -233,6 +265,10 @@ class Machine(RuleBasedStateMachine):
         names = FAMILY.variants if model == FAMILY.model else (model,)
         return not self.served.isdisjoint(names)
 
+    def _servers_of(self, model: str) -> set[str]:
+        names = FAMILY.variants if model == FAMILY.model else (model,)
+        return {server for name in names if name in self.served for server in self.places[name]}
+
     @invariant()
     def each_request_leaves_at_most_once(self) -> None:
         assert all(count == 1 for count in self.exits.left.values())
@@ -242,7 +278,8 @@ class Machine(RuleBasedStateMachine):
         """Invariant 1: let everything finish; then every request has left exactly once."""
         if not hasattr(self, "exits"):
             return
-        self.scheduler.set_server(ServerState.READY, self.now)
+        for server in SERVERS:
+            self.tell_server(ServerState.READY, server)
         for _ in range(4 * (self.ids + 2)):
             self.decide()
             if self.running:

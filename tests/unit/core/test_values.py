@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import MS, request
 from tritonsched.core.batch import Batch, Dispatch, Expire, Reject, summary
-from tritonsched.core.request import NEVER_NS, PATIENCE_NS, RejectReason, Request, SloClass, Utility
+from tritonsched.core.request import NEVER_NS, PATIENCE_NS, RejectReason, SloClass, Utility
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Family, Variant
 
@@ -99,9 +99,11 @@ def test_a_class_has_a_deadline_after_its_arrival() -> None:
     assert SloClass("gold").relative_deadline_ns == NEVER_NS
 
 
-def test_a_second_try_is_alone() -> None:
-    with pytest.raises(ValueError, match="a retry is to be alone"):
-        Request(1, "m", "c", 0, 1, 0, retry=True)
+def test_a_variant_names_the_server_of_each_device_or_of_none() -> None:
+    assert Variant("m", 1, ("a", "b")).places() == (("a", ""), ("b", ""))
+    assert Variant("m", 1, ("a", "b"), servers=("x", "y")).places() == (("a", "x"), ("b", "y"))
+    with pytest.raises(ValueError, match="1 servers for 2 devices"):
+        Variant("m", 1, ("a", "b"), servers=("x",))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Scene:
         self.log: list[tuple[Any, ...]] = []
         self.replies: list[int] = []
         self.sends: list[int] = []
-        self.lost = 0
+        self.lost: list[str] = []
         self.taken_apart: list[tuple[str, str]] = []
         self.backend = kind(
             steps, models={"echo": ECHO}, sleeper=loop.pause, afterwards=ok(EXEC_NS), **more
@@ -112,8 +112,8 @@ class Scene:
     def _decided(self, now: int, decisions: Sequence[Decision]) -> None:
         self.log += [(now, *summary(decision)[:1]) for decision in decisions]
 
-    def _lost(self) -> None:
-        self.lost += 1
+    def _lost(self, server: str) -> None:
+        self.lost.append(server)
 
     def job(
         self,

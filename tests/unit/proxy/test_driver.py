@@ -199,7 +199,7 @@ async def test_a_broken_connection_fails_all_members_and_is_told(loop: VirtualLo
     first, second = await ends(scene.send(), scene.send())
     assert isinstance(first, errors.TritonUnavailable)
     assert isinstance(second, errors.TritonUnavailable)
-    assert (scene.lost, scene.backend.lone, scene.taken_apart) == (1, [], [])
+    assert (scene.lost, scene.backend.lone, scene.taken_apart) == ([""], [], [])
     assert scene.outcomes() == {"failed": 2}
     assert data(await scene.driver.infer(scene.job(filled(4)))) == b"\4" * 2
 
