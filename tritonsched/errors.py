@@ -68,6 +68,14 @@ class PayloadTooLarge(ClientError):
     reason = "payload-too-large"
 
 
+class RequestTimeout(ClientError):
+    """The request did not come whole in time."""
+
+    http_status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    reason = "request-timeout"
+
+
 class GuardedName(ClientError):
     """A shared-memory region that belongs to the sidecar or to Triton itself."""
 

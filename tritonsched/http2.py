@@ -1,16 +1,19 @@
 """HTTP/2 on an asyncio.BufferedProtocol: bytes to events of streams and back. Rule: the only
 importer of ngh2.
 
-libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and the limits against
+libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and most limits against
 floods; this file adds the transport: what is queued is written at once, reading stops when nobody
-reads what we write, and windows so large that a message seldom waits for a WINDOW_UPDATE.
+reads what we write, and windows so large that a message seldom waits for a WINDOW_UPDATE; and it
+counts frames that keep us busy with nothing, of which libnghttp2 takes any number.
 grpc's own Python transport costs ten times the CPU a call (performance study B1).
 Source: RFC 9113.
 """
 
 import asyncio
 import contextlib
+import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -36,6 +39,16 @@ Buffer = bytes | bytearray | memoryview
 WINDOW_BYTES = (1 << 31) - 1  # the largest: messages are bounded by their own limit
 FRAME_BYTES_MAX = (1 << 24) - 1  # the largest: grpc's clients then send a picture in a few frames
 HEADER_LIST_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 1024  # of a list
+CONTINUATIONS_MAX = 8  # of a list: more than its bytes need
+ACKS_MAX = 1000  # of SETTINGS and PING that wait to be written
+GLITCHES_BURST, GLITCHES_PER_S = 10_000, 330  # libnghttp2's: frames that no sane client sends
+# Frames that carry nothing (PING, SETTINGS, WINDOW_UPDATE, empty DATA): so many at once and a
+# second, beyond those that a call and the bytes of its answer give reason for. 1.5 µs each.
+FRAMES_BURST, FRAMES_PER_S = 4_000, 1_000
+FRAMES_PER_CALL = 16
+ANSWER_BYTES_PER_FRAME = 1024
+SETTINGS_FRAMES = 100  # what SETTINGS count: each may change the windows of all streams
 UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
 READ_BYTES_MAX = 256 * 1024  # at once
 # A client resets each stream whose deadline passed, so an overload is not an attack (rapid reset):
@@ -44,6 +57,10 @@ RESETS_BURST, RESETS_PER_S = 10_000, 5_000
 REFUSED_STREAM = int(ngh2.ErrorCode.REFUSED_STREAM)
 CANCEL = int(ngh2.ErrorCode.CANCEL)
 NO_ERROR = int(ngh2.ErrorCode.NO_ERROR)
+_CALM = int(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
+_FLOODS = (ngh2.ErrorCode.ENHANCE_YOUR_CALM, ngh2.ErrorCode.INTERNAL_ERROR)  # libnghttp2 says both
+_GOAWAY = bytes((0, 0, 8, 7, 0, 0, 0, 0, 0))  # a frame without debug data (RFC 9113 6.8)
+_LAST_STREAM = bytes((0x7F, 0xFF, 0xFF, 0xFF))
 
 
 class _Buffer(threading.local):
@@ -63,7 +80,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
 
     role: which end we are. streams_max: what the other end may open at once. stream_window_bytes:
     what it may send on a stream before `taken` says more; by default all is taken as it comes.
-    gone: set at the end.
+    gone: set at the end. is_greeted: the other end has shown that it speaks HTTP/2.
     """
 
     def __init__(
@@ -73,6 +90,10 @@ class Http2Protocol(asyncio.BufferedProtocol):
             auto_window_update=stream_window_bytes == WINDOW_BYTES,
             peer_max_concurrent_streams=streams_max,
             max_inbound_header_list_size=HEADER_LIST_BYTES_MAX,
+            max_inbound_header_count=HEADERS_MAX,
+            max_continuations=CONTINUATIONS_MAX,
+            max_outbound_ack=ACKS_MAX,
+            glitch_rate_limit=(GLITCHES_BURST, GLITCHES_PER_S),
             stream_reset_rate_limit=(RESETS_BURST, RESETS_PER_S),
         )
         self._settings = {
@@ -87,7 +108,12 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self._buffer = _BUFFER.view
         self._is_flush_due = False
         self._is_hearing = False
-        self._is_leaving = False
+        self._is_leaving = False  # no new streams are taken
+        self._is_announced = False  # that they will not be
+        self._empty_frames = 0  # less what they had reason for
+        self._frames_max = FRAMES_BURST if role is Role.SERVER else sys.maxsize
+        self._judged_ns = time.monotonic_ns()
+        self.is_greeted = False
         self._is_read = True  # what we write, by the other end
         self._moved = asyncio.Event()  # something was heard or sent, or all is over
         self.gone = asyncio.Event()
@@ -117,8 +143,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         try:
             self._engine.receive_data(data)
         except ngh2.NGH2Error as error:
-            self.flush()  # it has a GOAWAY to say
-            self.abort(error)
+            self._break_off(isinstance(error, ngh2.DenialOfServiceError))
             return
         self._is_hearing = True
         self._hear_all()
@@ -126,6 +151,8 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self.flush()
         self._moved.set()
         self._hear_all()  # streams that we reset ourselves are closed when that is written
+        if self._empty_frames > self._frames_max:
+            self._judge_frames()
 
     def _hear_all(self) -> None:
         for happened in self._engine.events():
@@ -146,19 +173,54 @@ class Http2Protocol(asyncio.BufferedProtocol):
     def _hear(self, happened: event.Event) -> None:
         match happened:
             case event.DataReceived():
-                self.on_data(happened.stream_id, happened.data, end=happened.end_stream)
+                data, end = happened.data, happened.end_stream
+                if not data and not end:
+                    self._empty_frames += 1
+                self.on_data(happened.stream_id, data, end=end)
             case event.RequestReceived() | event.ResponseReceived():
+                self._empty_frames -= FRAMES_PER_CALL
                 self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
             case event.TrailersReceived():
                 self.on_trailers(happened.stream_id, happened.headers)
             case event.StreamClosed():
                 self.on_closed(happened.stream_id, happened.error_code)
+            case _:
+                self._hear_control(happened)
+
+    def _hear_control(self, happened: event.Event) -> None:
+        self._empty_frames += 1
+        match happened:
             case event.GoAwayReceived():
                 self.on_goaway(happened.last_stream_id)
-            case event.ConnectionClosed():  # after a GOAWAY of ours: the protocol was broken
+            case event.SettingsReceived():
+                self.is_greeted = True
+                self._empty_frames += SETTINGS_FRAMES
+            case event.PingAcknowledged():
+                if self._is_announced:
+                    self._leave()
+            case event.ConnectionClosed():
+                if happened.error_code != NO_ERROR:  # a GOAWAY of ours: the protocol was broken
+                    self.on_broken(is_flood=happened.error_code in _FLOODS)
                 self.abort(ConnectionError("HTTP/2 ended the connection"))
             case _:
                 pass
+
+    def _judge_frames(self) -> None:
+        """So many that carry nothing: has their time earned them?"""
+        now_ns = time.monotonic_ns()
+        earned = (now_ns - self._judged_ns) * FRAMES_PER_S // 1_000_000_000
+        self._judged_ns = now_ns
+        self._empty_frames -= min(earned, FRAMES_BURST)
+        if self._empty_frames > self._frames_max:
+            self._break_off(is_flood=True)
+
+    def _break_off(self, is_flood: bool) -> None:
+        """The other end broke the rules: say so, and close."""
+        self.on_broken(is_flood=is_flood)
+        self._write()  # a GOAWAY, unless the engine is beyond words
+        if is_flood and self._transport is not None:
+            self._transport.write(_GOAWAY + _LAST_STREAM + _CALM.to_bytes(4, "big"))
+        self.abort(ConnectionError("HTTP/2 was broken"))
 
     # -- what a subclass hears ------------------------------------------------------------------
 
@@ -176,6 +238,9 @@ class Http2Protocol(asyncio.BufferedProtocol):
 
     def on_goaway(self, last_stream_id: int) -> None:
         """The other end takes no new streams, and none above this one."""
+
+    def on_broken(self, *, is_flood: bool) -> None:
+        """The other end broke the protocol, or flooded us: the connection ends."""
 
     def on_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and all its streams with it."""
@@ -249,11 +314,41 @@ class Http2Protocol(asyncio.BufferedProtocol):
             await self._moved.wait()
 
     def say_goodbye(self) -> None:
-        """Take no new streams; those that run go on, and then the connection is closed."""
+        """Have the other end open no new streams; what runs goes on, and then we close.
+
+        It is told first that this is coming, and of the last stream when it must have heard: what
+        it had opened meanwhile is served, too (RFC 9113 6.8).
+        """
+        if self._is_announced:
+            return
+        self._is_announced = True
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_shutdown_notice()
+            self._engine.ping()
+        self.flush()
+
+    def _leave(self) -> None:
         self._is_leaving = True
         with contextlib.suppress(ngh2.NGH2Error):
             self._engine.send_goaway(NO_ERROR)
         self.flush()
+
+    def close(self) -> None:
+        """Say goodbye and close now; the other end can tell what was not looked at."""
+        self._leave()
+        self.abort(ConnectionError("closed"))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of bodies, for the other end's windows."""
+        return self._engine.queued_body_size()
+
+    @property
+    def unsent_bytes(self) -> tuple[int, int]:
+        """That wait for the other end: to read its connection, and to open its windows."""
+        if self._transport is None:
+            return 0, 0
+        return self._transport.get_write_buffer_size(), self.waiting_bytes
 
     def flush_soon(self) -> None:
         """Write what is queued at the end of this turn."""
@@ -286,6 +381,8 @@ class Http2Protocol(asyncio.BufferedProtocol):
             return
         if data:
             self._transport.write(data)
+            left = self._empty_frames - len(data) // ANSWER_BYTES_PER_FRAME
+            self._empty_frames = max(-FRAMES_BURST, left)
 
 
 class NoStream(Exception):

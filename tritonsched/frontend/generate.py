@@ -12,7 +12,7 @@ from dataclasses import replace
 from tritonsched.backend.upstream_http import HttpStream, HttpUpstream
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.http_codec import decode
-from tritonsched.frontend.http_protocol import HttpRequest
+from tritonsched.frontend.http_message import HttpRequest
 from tritonsched.frontend.service import InferService
 from tritonsched.proxy.streaming import hold
 from tritonsched.tensors import Answer, HttpReply, InferCall

@@ -57,7 +57,7 @@ def is_one_message(body: bytes) -> bool:
     return len(body) >= PREFIX_BYTES and len(body) == announced_bytes(body)
 
 
-def announced_bytes(body: bytes) -> int:
+def announced_bytes(body: bytes | bytearray) -> int:
     """What the first message takes with its prefix; less than a prefix if not even that is there.
 
     An announcement is known before its message: one too long is refused unheard.

@@ -9,45 +9,50 @@ Source: gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md).
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
 
-from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.backend.upstream_h2 import CODE_NUMBERS, encode_header, escape
-from tritonsched.errors import DeadlineExpired, MemoryFull, TritonschedError
-from tritonsched.frontend import grpc_wire
+from tritonsched.errors import DeadlineExpired, MemoryFull, RequestTimeout, TritonschedError
+from tritonsched.frontend import grpc_wire, pieces
+from tritonsched.frontend.gate import (
+    FLOOD,
+    GAVE_WAY,
+    HEAD_NS,
+    PROTOCOL,
+    SLOW_HEAD,
+    SLOW_READER,
+    SLOW_REQUEST,
+    Reading,
+    is_slow,
+)
 from tritonsched.frontend.grpc_framing import (
     PREFIX_BYTES,
     Cutter,
-    Head,
     announced_bytes,
     framed,
     is_one_message,
     message_of,
-    timeout_of,
     too_large,
 )
+from tritonsched.frontend.grpc_h2_call import Call, Shared
 from tritonsched.frontend.grpc_h2_stream import H2Stream
 from tritonsched.frontend.grpc_methods import (
     INFER,
     STREAM,
     UNARY,
-    GrpcMethods,
     as_grpc,
     error_reply,
     trailers_of,
 )
-from tritonsched.frontend.grpc_stream import Streams
-from tritonsched.frontend.service import InferService
 from tritonsched.http2 import NO_ERROR, Headers, Http2Protocol, Role
-from tritonsched.tensors import Answer, Cancel, GrpcReply, InferCall, MergedReply
+from tritonsched.tensors import Answer, GrpcReply, InferCall, MergedReply
 
 STREAMS_MAX = 4096  # calls of one connection at once; more wait at the client
 STREAM_WINDOW_BYTES = 4 << 20  # of a call before we must say more: large pictures need no word
+CALL_BYTES = 2048  # what a call costs beside its message
+UNREAD_BYTES_FREE = 4 << 20  # of answers that wait for a window: streams that a client lets wait
+UNREAD_BYTES_MAX = 64 << 20  # then unary answers are replaced by a refusal
 UNHEARD_MESSAGES_MAX = 8  # messages of the largest size that may be on their way on a connection
-HEADS_MAX = 1024  # header lists remembered by a server
-HEAD_BYTES_MAX = 4096  # longer ones are read each time
 # The scheduler refuses what cannot be in time with its reason, and a client's own clock resets the
 # stream; this is for calls of which neither is true, and for timers that fire a little early.
 DEADLINE_GRACE_S = 0.005
@@ -58,69 +63,6 @@ _NO_GRPC = ((b":status", b"415"),)  # what the protocol asks for
 _CLIENT_CODINGS = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 
 
-class Shared:
-    """What the connections of one server have in common.
-
-    request_bytes_max: a larger message is refused before it is whole.
-    """
-
-    def __init__(self, service: InferService, upstream: GrpcCalls, request_bytes_max: int) -> None:
-        self.service = service
-        self.methods = GrpcMethods(service, upstream)
-        self.streams = Streams(service, upstream)
-        self.request_bytes_max = request_bytes_max
-        self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._heads: dict[Headers, Head] = {}
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that is kept until it ends."""
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    def head_of(self, headers: Headers) -> tuple[Head, int | None]:
-        """What they say, and the timeout in ns, which differs from call to call."""
-        timeout_ns: int | None = None
-        for name, value in headers:
-            if name == b"grpc-timeout":
-                timeout_ns = timeout_of(bytes(value))
-                headers = tuple([pair for pair in headers if pair[0] != name])
-                break
-        return self._heads.get(headers) or self._remember(headers), timeout_ns
-
-    def _remember(self, headers: Headers) -> Head:
-        head = Head(headers)
-        if sum([len(name) + len(value) for name, value in headers]) <= HEAD_BYTES_MAX:
-            if len(self._heads) >= HEADS_MAX:
-                self._heads.clear()
-            self._heads[headers] = head
-        return head
-
-
-class _Call:
-    """One call. received_ns: monotonic; timeout_ns: the client's, from then on. is_heard: it has
-    said all. cancel: what its end stops.
-    """
-
-    __slots__ = (
-        "cancel", "head", "is_heard", "pieces", "received_ns", "size_bytes", "stream", "timeout_ns",
-        "timer",
-    )  # fmt: skip
-
-    def __init__(self, head: Head, received_ns: int, timeout_ns: int | None) -> None:
-        self.head = head
-        self.received_ns = received_ns
-        self.timeout_ns = timeout_ns
-        self.is_heard = False
-        self.pieces: list[bytes] = []
-        self.size_bytes = 0
-        self.cancel: Cancel | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.stream: H2Stream | None = None
-
-
 class Connection(Http2Protocol):
     """One client."""
 
@@ -129,15 +71,22 @@ class Connection(Http2Protocol):
             Role.SERVER, streams_max=STREAMS_MAX, stream_window_bytes=STREAM_WINDOW_BYTES
         )
         self._shared = shared
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._unheard_bytes = 0
-        shared.connections.add(self)
+        self._made_ns = 0
+        self._reading = Reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._made_ns = time.monotonic_ns()
+        if not self._shared.gate.admit(self):
+            self.abort()
 
     # -- what the client says -------------------------------------------------------------------
 
     def on_headers(self, stream_id: int, headers: Headers, *, end: bool) -> None:
         head, timeout_ns = self._shared.head_of(headers)
-        call = self._calls[stream_id] = _Call(head, time.monotonic_ns(), timeout_ns)
+        call = self._calls[stream_id] = Call(head, time.monotonic_ns(), timeout_ns)
         call.is_heard = end
         if not head.is_grpc:
             self._refuse(stream_id, _NO_GRPC)
@@ -165,7 +114,7 @@ class Connection(Http2Protocol):
         if end and not call.pieces:
             self._whole(stream_id, call, data)
             return
-        call.pieces.append(data)
+        pieces.add(call.pieces, data)
         call.size_bytes += len(data)
         self._unheard_bytes += len(data)
         error = self._too_much(call)
@@ -185,13 +134,12 @@ class Connection(Http2Protocol):
             call.cancel()
 
     def on_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.discard(self)
+        self._shared.gate.leave(self)
         for stream_id in list(self._calls):
             self.on_closed(stream_id, NO_ERROR)
 
-    @property
-    def is_idle(self) -> bool:
-        return not self._calls
+    def on_broken(self, *, is_flood: bool) -> None:
+        self._shared.gate.ended(FLOOD if is_flood else PROTOCOL)
 
     def _expire(self, stream_id: int) -> None:
         """Its deadline has passed, and neither the scheduler nor the client has said so."""
@@ -200,7 +148,7 @@ class Connection(Http2Protocol):
         if cancel is not None:
             cancel()
 
-    def _too_much(self, call: _Call) -> TritonschedError | None:
+    def _too_much(self, call: Call) -> TritonschedError | None:
         """Why no more of it is heard: its own size, as announced, or the connection's."""
         size_max = self._shared.request_bytes_max
         announced = announced_bytes(call.pieces[0])
@@ -212,13 +160,13 @@ class Connection(Http2Protocol):
             )
         return None
 
-    def _joined(self, call: _Call) -> bytes:
-        body = b"".join(call.pieces)
+    def _joined(self, call: Call) -> bytes:
+        body = pieces.joined(call.pieces)
         self._unheard_bytes -= call.size_bytes
         call.pieces, call.size_bytes = [], 0
         return body
 
-    def _forget(self, stream_id: int) -> _Call | None:
+    def _forget(self, stream_id: int) -> Call | None:
         """The call, which is over, unless it already was."""
         call = self._calls.pop(stream_id, None)
         if call is not None:
@@ -231,14 +179,14 @@ class Connection(Http2Protocol):
 
     # -- unary calls ----------------------------------------------------------------------------
 
-    def _whole(self, stream_id: int, call: _Call, body: bytes) -> None:
+    def _whole(self, stream_id: int, call: Call, body: bytes) -> None:
         """The client has said all."""
         try:
             self._start(stream_id, call, body)
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
 
-    def _start(self, stream_id: int, call: _Call, body: bytes) -> None:
+    def _start(self, stream_id: int, call: Call, body: bytes) -> None:
         size_max = self._shared.request_bytes_max
         if len(body) > size_max + PREFIX_BYTES:
             raise too_large(size_max)
@@ -250,7 +198,7 @@ class Connection(Http2Protocol):
         else:
             call.cancel = self._shared.spawn(self._forward(stream_id, call, body[start:])).cancel
 
-    def _infer(self, stream_id: int, call: _Call, body: bytes, start: int) -> None:
+    def _infer(self, stream_id: int, call: Call, body: bytes, start: int) -> None:
         made = grpc_wire.decode(
             body,
             call.head.kept,
@@ -264,7 +212,7 @@ class Connection(Http2Protocol):
 
         call.cancel = self._shared.service.submit(made, done)
 
-    async def _forward(self, stream_id: int, call: _Call, message: bytes) -> None:
+    async def _forward(self, stream_id: int, call: Call, message: bytes) -> None:
         reply = await self._shared.methods.unary(
             call.head.method, message, call.head.metadata, remaining_ns=call.timeout_ns
         )
@@ -272,7 +220,7 @@ class Connection(Http2Protocol):
 
     # -- ModelStreamInfer -------------------------------------------------------------------------
 
-    def _start_stream(self, stream_id: int, call: _Call) -> None:
+    def _start_stream(self, stream_id: int, call: Call) -> None:
         cutter = Cutter(call.head.encoding, self._shared.request_bytes_max)
         stream = call.stream = H2Stream(self, stream_id, cutter)
         if call.is_heard:
@@ -286,7 +234,7 @@ class Connection(Http2Protocol):
 
         call.cancel = leave
 
-    async def _relay(self, stream_id: int, call: _Call, stream: H2Stream) -> None:
+    async def _relay(self, stream_id: int, call: Call, stream: H2Stream) -> None:
         try:
             reply = await self._shared.streams.relay(stream, call.head.metadata)
         except Exception as error:  # the boundary: whatever it is becomes a status
@@ -303,6 +251,42 @@ class Connection(Http2Protocol):
         if end:
             stream.half_close()
 
+    # -- to the gate ------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._calls
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self.unsent_bytes) + self._unheard_bytes + CALL_BYTES * len(self._calls)
+
+    def fault(self, now_ns: int) -> str:
+        if not self.is_greeted:
+            return SLOW_HEAD if now_ns - self._made_ns > HEAD_NS else ""
+        unread, waits = self.unsent_bytes
+        if self._reading.is_stuck(unread + max(0, waits - UNREAD_BYTES_FREE), now_ns):
+            return SLOW_READER
+        for stream_id, call in list(self._calls.items()):
+            self._judge_call(stream_id, call, now_ns)
+        return ""
+
+    def _judge_call(self, stream_id: int, call: Call, now_ns: int) -> None:
+        """One that the client does not finish costs the others of its connection nothing."""
+        waits = not call.is_heard and call.stream is None
+        if waits and is_slow(call.received_ns, call.size_bytes, now_ns):
+            self._shared.gate.ended(SLOW_REQUEST)
+            self._end(stream_id, error_reply(RequestTimeout("the call did not come in time")))
+
+    def leave_for(self, reason: str) -> None:
+        if reason == GAVE_WAY:
+            self.close()
+        else:
+            self.abort()
+
+    def close_when_idle(self) -> None:
+        self.say_goodbye()
+
     # -- what is said to the client ---------------------------------------------------------------
 
     def begin(self, stream_id: int, metadata: Metadata) -> None:
@@ -318,6 +302,8 @@ class Connection(Http2Protocol):
 
     def _answer(self, stream_id: int, outcome: Answer | TritonschedError, made: InferCall) -> None:
         """The end of an inference; a plain answer has no more to it than its bytes."""
+        if self.waiting_bytes > UNREAD_BYTES_MAX:
+            outcome = MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
         try:
             if isinstance(outcome, MergedReply) and outcome.explain is None:
                 body = grpc_wire.encode_framed(outcome, made)
@@ -356,7 +342,7 @@ class Connection(Http2Protocol):
             self.respond(stream_id, headers, end=True)
             self._ended(stream_id, call)
 
-    def _ended(self, stream_id: int, call: _Call) -> None:
+    def _ended(self, stream_id: int, call: Call) -> None:
         if not call.is_heard:  # it need not send the rest
             self.reset(stream_id, NO_ERROR)
         self._flush_later()

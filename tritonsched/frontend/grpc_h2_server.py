@@ -6,15 +6,15 @@ What a connection does is in `grpc_h2_connection`, what a method does in `grpc_m
 """
 
 import asyncio
-import contextlib
 
 from tritonsched.backend.base import GrpcCalls
-from tritonsched.errors import StartupError
-from tritonsched.frontend.grpc_h2_connection import Connection, Shared
+from tritonsched.frontend.door import MakeContext, listen
+from tritonsched.frontend.gate import Gate
+from tritonsched.frontend.grpc_h2_call import Shared
+from tritonsched.frontend.grpc_h2_connection import Connection
 from tritonsched.frontend.service import InferService
 
 STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
-BACKLOG = 1024
 
 
 class H2GrpcServer:
@@ -31,8 +31,12 @@ class H2GrpcServer:
         host: str,
         port: int,
         request_bytes_max: int,
+        gate: Gate | None = None,
+        tls: MakeContext | None = None,
     ) -> None:
-        self._shared = Shared(service, upstream, request_bytes_max)
+        self.gate = Gate() if gate is None else gate
+        self._shared = Shared(service, upstream, request_bytes_max, self.gate)
+        self._tls = tls
         self._host = host
         self._wanted_port = port
         self.port = 0
@@ -40,15 +44,14 @@ class H2GrpcServer:
 
     async def start(self) -> None:
         """Listen. Raises StartupError if the port is taken."""
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self._shared), self._host, self._wanted_port, backlog=BACKLOG
-            )
-        except OSError as error:
-            raise StartupError(
-                f"gRPC port {self._host}:{self._wanted_port}: {error.strerror}; choose another "
-                "with --grpc-port"
-            ) from error
+        self._server = await listen(
+            lambda: Connection(self._shared),
+            self.gate,
+            host=self._host,
+            port=self._wanted_port,
+            name="gRPC",
+            tls=self._tls,
+        )
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -56,13 +59,5 @@ class H2GrpcServer:
         if self._server is None:
             return
         self._server.close()
-        connections = list(self._shared.connections)
-        for connection in connections:
-            connection.say_goodbye()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_GRACE_S):
-                for connection in connections:
-                    await connection.gone.wait()
-        for connection in connections:
-            connection.abort()
+        await self.gate.drain(STOP_GRACE_S)
         self._shared.streams.close()

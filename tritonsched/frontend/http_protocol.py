@@ -5,108 +5,65 @@ llhttp (package httptools) parses; this file adds what a connection needs: one r
 order, a bound on what is buffered, `Expect: 100-continue`, back-pressure, and a handler that is
 told when the client leaves. No task a request: the handler is given a `done`. Why not aiohttp's
 server here: it costs much more a request (DESIGN.md 14), and it adds Date and Server headers that
-Triton does not send.
+Triton does not send. Whoever is too slow, or holds too much, hears of it through the gate.
 Sources: RFC 9112; aiohttp and uvicorn for the order of things at the end of a connection.
 """
 
 import asyncio
 import contextlib
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
 from typing import cast
 
-import httptools
 import structlog
 
-from tritonsched.errors import PayloadTooLarge
-from tritonsched.frontend.http_heads import Head, KnownHeads
-from tritonsched.frontend.http_message import Headers, encode_head, encode_reply, text_of
+from tritonsched.errors import MemoryFull, RequestTimeout
+from tritonsched.frontend.gate import (
+    HEAD_NS,
+    SLOW_HEAD,
+    SLOW_READER,
+    SLOW_REQUEST,
+    Gate,
+    Reading,
+    is_slow,
+)
+from tritonsched.frontend.http_heads import KnownHeads
+from tritonsched.frontend.http_message import (
+    Handler,
+    HttpRequest,
+    Reply,
+    StreamReply,
+    encode_head,
+    encode_reply,
+)
+from tritonsched.frontend.http_receiver import HttpReceiver
 from tritonsched.frontend.leaving import watch
 from tritonsched.frontend.status import http_reply
 from tritonsched.tensors import Cancel, HttpReply
 
-HEAD_BYTES_MAX = 256 * 1024  # all of a request's head; Triton has no bound in sum
-FIELD_BYTES_MAX = 8191  # a header's name or value: Triton resets connections on longer ones
-TARGET_BYTES_MAX = 8189  # and on longer paths
-PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn
+PIPELINE_MAX = 16  # complete requests of one connection that may wait for their turn: then we pause
+PIPELINED_MAX = 1024  # that have come all the same, in one piece with those before
 LINGER_S = 2.0  # for a client to read why it was refused, before what it still sends resets it
-_NEVER_ALLOWED = "PATCH"  # a method that llhttp knows and Triton has for nothing
 _log = structlog.get_logger()
 
 
-@dataclass(slots=True)  # not frozen: that triples the cost of making one
-class HttpRequest:
-    """One request. target: as sent; received_ns: monotonic time of its first byte as parsed.
-
-    version: of HTTP, "1.0" or "1.1"; the answer has the same.
-    """
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes
-    received_ns: int
-    keep_alive: bool
-    version: str = "1.1"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamReply:
-    """An answer that is passed on in pieces, chunked, at the client's speed. chunks: closed when
-    the client has left.
-    """
-
-    status: int
-    reason: str
-    headers: Headers
-    chunks: AsyncGenerator[bytes]
-
-
-Reply = HttpReply | StreamReply
-Handler = Callable[[HttpRequest, Callable[[Reply], None]], Cancel]
-"""Answers a request by calling its second argument, once, maybe before it returns. Never raises."""
-
-
-class Connections:
-    """The connections that live. none_left: set while there is none. heads: what they share."""
-
-    def __init__(self) -> None:
-        self._all: set[HttpProtocol] = set()
-        self.heads = KnownHeads()
-        self.none_left = asyncio.Event()
-        self.none_left.set()
-
-    def __iter__(self) -> Iterator["HttpProtocol"]:
-        return iter(tuple(self._all))
-
-    def add(self, connection: "HttpProtocol") -> None:
-        self._all.add(connection)
-        self.none_left.clear()
-
-    def discard(self, connection: "HttpProtocol") -> None:
-        self._all.discard(connection)
-        if not self._all:
-            self.none_left.set()
-
-
-class HttpProtocol(asyncio.Protocol):
-    """One connection. connections: where it stands while it lives."""
+class HttpProtocol(HttpReceiver, asyncio.Protocol):
+    """One connection. gate: where it stands while it lives. heads: that its server knows."""
 
     def __init__(
         self,
         handler: Handler,
-        connections: "Connections",
+        gate: Gate,
+        heads: KnownHeads,
         request_bytes_max: int,
     ) -> None:
+        super().__init__(heads, request_bytes_max)
         self._handler = handler
-        self._connections = connections
-        self._limit = request_bytes_max
-        self._parser = httptools.HttpRequestParser(self)
+        self._gate = gate
         self._transport: asyncio.Transport | None = None
         self._queue: deque[HttpRequest] = deque()
         self.is_busy = False  # a request is being answered
+        self._free_ns = 0  # when it last was seen to be
+        self._reading = Reading()
         self._keep_alive = False  # what that request wants
         self._version = "1.1"  # of HTTP, what that request speaks
         self._has_ended = False  # the client sends no more
@@ -116,30 +73,18 @@ class HttpProtocol(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._refusal: HttpReply | None = None
-        self._owes_continue = False
         self.is_closing = False
-        self._is_between = True  # no request has been received in part
-        self._begins_here: bytes | None = None  # what was received, if a request begins with it
-        self._known: Head | None = None  # of a request that is received without the parser
-        self._reset()
-
-    def _reset(self) -> None:
-        self._received_ns = 0
-        self._target = b""
-        self._headers: list[tuple[str, str]] = []
-        self._head_bytes = 0
-        self._chunks: list[bytes] = []
-        self._body_bytes = 0
 
     # -- asyncio.Protocol -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
-        self._connections.add(self)
+        if not self._gate.admit(self):
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._connections.discard(self)
+        self._gate.leave(self)
         self._queue.clear()
         self._writable.set()
         if self._cancel is not None:
@@ -149,60 +94,14 @@ class HttpProtocol(asyncio.Protocol):
             self._streaming.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None or self.is_closing:
-            return
-        if self._known is not None:
-            self._receive(self._known, data)
-            return
-        if self._is_between:
-            self._known = self._connections.heads.read(data)
-            if self._known is not None:
-                self.on_message_begin()
-                self._receive(self._known, data[self._known.size_bytes :])
-                return
-            self._begins_here = data
-        self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except PayloadTooLarge as error:
-            self._refuse(http_reply(error))
-        except httptools.HttpParserUpgrade as upgrade:
-            self._read_on(data[upgrade.args[0] :])
-        except (httptools.HttpParserCallbackError, httptools.HttpParserError) as error:
-            cause = error.__context__
-            if isinstance(cause, PayloadTooLarge):
-                self._refuse(http_reply(cause))
-            else:
-                self._refuse(HttpReply(400, "Bad Request", (), b""))
-
-    def _receive(self, head: Head, data: bytes) -> None:
-        """A piece of the body of a request whose head is known, and what comes after."""
-        missing = head.body_bytes - self._body_bytes
-        rest = data[missing:]
-        self._chunks.append(data[:missing] if rest else data)
-        self._body_bytes += len(self._chunks[-1])
-        if self._body_bytes == head.body_bytes:
-            self._known = None
-            self._accept("POST", head.target, head.headers, keep_alive=True, version="1.1")
-        if rest:
-            self.data_received(rest)
-
-    def _read_on(self, rest: bytes) -> None:
-        """The client asked for another protocol, and the parser takes the body for that one. A
-        server may ignore it (RFC 9110 7.8): read the head again without the question.
-        """
-        method = self._parser.get_method().decode("latin-1")
-        target = self._target.decode("latin-1")
-        if method == "CONNECT":  # of an authority, which is no path
-            method, target = _NEVER_ALLOWED, f"/{target}"
-        head = [f"{method} {target} HTTP/{self._parser.get_http_version()}"]
-        head += [f"{name}: {value}" for name, value in self._headers if name.lower() != "upgrade"]
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received("\r\n".join((*head, "\r\n")).encode() + rest)
+        while self._refusal is None and not self.is_closing:
+            data = self._take(data)
+            if not data:
+                break
 
     def eof_received(self) -> bool:
+        if self._transport is None or not self._transport.can_write_eof():
+            return False  # TLS knows no client that sends no more and still reads
         self._has_ended = True
         self._watch()
         return self.is_busy
@@ -221,86 +120,22 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_written:
             self._next()
 
-    # -- httptools ------------------------------------------------------------------------------
+    # -- one request after the other --------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self._reset()
-        self._received_ns = time.monotonic_ns()
-        self._is_between = False
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-        self._count_head(len(self._target), TARGET_BYTES_MAX)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(max(len(name), len(value)), FIELD_BYTES_MAX)
-        self._headers.append((name.decode("latin-1"), text_of(value)))
-
-    def _count_head(self, size: int, size_max: int) -> None:
-        if size > size_max:
-            raise PayloadTooLarge(f"a part of the request's head exceeds {size_max} bytes")
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise PayloadTooLarge(f"the request's head exceeds {HEAD_BYTES_MAX} bytes")
-
-    def on_headers_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return  # it comes again
-        for name, value in self._headers:
-            lower = name.lower()
-            if lower == "content-length" and int(value) > self._limit:
-                self._too_large()
-            if lower == "transfer-encoding" and value.lower() != "chunked":
-                raise ValueError(f"transfer coding {value!r}")  # llhttp would read its chunks
-            if lower == "expect":  # Triton does not look what
-                self._owes_continue = True
-        if not self.is_busy:  # else the answers before it come first
-            self._continue()
+    def _received(self, request: HttpRequest) -> None:
+        if not self.is_busy:
+            self._start(request)
+            return
+        self._queue.append(request)
+        if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
+            self._transport.pause_reading()
+        if len(self._queue) > PIPELINED_MAX:
+            raise MemoryFull(f"over {PIPELINED_MAX} requests of one connection wait")
 
     def _continue(self) -> None:
-        if self._owes_continue:
+        if self._owes_continue and not self.is_busy:  # else the answers before it come first
             self._owes_continue = False
             self._write(f"HTTP/{self._parser.get_http_version()} 100 Continue\r\n\r\n".encode())
-
-    def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        if self._body_bytes > self._limit:
-            self._too_large()
-        self._chunks.append(body)
-
-    def _too_large(self) -> None:
-        raise PayloadTooLarge(f"the body exceeds {self._limit} bytes; raise limits.request_mib_max")
-
-    def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return
-        method = self._parser.get_method().decode("latin-1")
-        target = self._target.decode("latin-1")
-        headers = tuple(self._headers)
-        began, self._begins_here = self._begins_here, None
-        keep_alive = self._parser.should_keep_alive()
-        if began is not None and keep_alive:
-            self._connections.heads.learn(began, target, headers, self._body_bytes)
-        self._owes_continue = False  # it did not wait
-        version = max("1.0", self._parser.get_http_version())  # without one it is 0.9
-        self._accept(method, target, headers, keep_alive=keep_alive, version=version)
-
-    def _accept(
-        self, method: str, target: str, headers: Headers, *, keep_alive: bool, version: str
-    ) -> None:
-        """A request is whole."""
-        self._is_between = True
-        chunks, self._chunks = self._chunks, []
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        request = HttpRequest(method, target, headers, body, self._received_ns, keep_alive, version)
-        if self.is_busy:
-            self._queue.append(request)
-            if len(self._queue) >= PIPELINE_MAX and self._transport is not None:
-                self._transport.pause_reading()
-            return
-        self._start(request)
-
-    # -- one request after the other --------------------------------------------------------------
 
     def _start(self, request: HttpRequest) -> None:
         self.is_busy = True
@@ -372,8 +207,12 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def _refuse(self, reply: HttpReply) -> None:
-        """The connection cannot be read any further: when all before is answered, say why."""
+    def _refuse(self, reply: HttpReply, reason: str) -> None:
+        """When all before is answered, say why. reason: empty if it is counted already."""
+        if self._refusal is not None:
+            return
+        if reason:
+            self._gate.ended(reason)
         self._refusal = reply
         if not self.is_busy:
             self._say_refusal(reply)
@@ -383,9 +222,48 @@ class HttpProtocol(asyncio.Protocol):
         dropped, because closing on unread bytes would reset the connection under the answer.
         """
         self._write(encode_reply(reply, keep_alive=False))
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._transport.can_write_eof():
             self._transport.write_eof()
             asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        else:
+            self._transport.close()  # TLS says so, and drops what still comes
+
+    # -- to the gate ------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        return self._is_between and not self.is_busy and self._is_open()
+
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def held_bytes(self) -> int:
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        partly = 0 if self._is_between else self._body_bytes
+        return unsent + partly + sum([len(request.body) for request in self._queue])
+
+    def fault(self, now_ns: int) -> str:
+        if self._transport is None:
+            return ""
+        if self._reading.is_stuck(self._transport.get_write_buffer_size(), now_ns):
+            return SLOW_READER
+        if self.is_busy:
+            self._free_ns = now_ns  # until then it is we who are slow
+        elif self._refusal is None and not self._is_between:
+            began_ns = max(self._received_ns, self._free_ns)
+            if self._is_head:
+                return SLOW_HEAD if now_ns - began_ns > HEAD_NS else ""
+            return SLOW_REQUEST if is_slow(began_ns, self._body_bytes, now_ns) else ""
+        return ""
+
+    def leave_for(self, reason: str) -> None:
+        if reason in (SLOW_HEAD, SLOW_REQUEST):
+            self._refuse(http_reply(RequestTimeout("the request did not come in time")), "")
+        else:
+            self.abort()
 
     def close_when_idle(self) -> None:
         """Finish the running request, take no other."""

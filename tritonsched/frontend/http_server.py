@@ -6,29 +6,25 @@ the same.
 """
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from tritonsched.backend.upstream_http import HttpUpstream
-from tritonsched.errors import StartupError, TritonschedError
+from tritonsched.errors import TritonschedError
+from tritonsched.frontend.door import MakeContext, listen
 from tritonsched.frontend.forward import forward_http, generates
+from tritonsched.frontend.gate import Gate
 from tritonsched.frontend.generate import Generation, generate_call
 from tritonsched.frontend.http_codec import decode, encode
-from tritonsched.frontend.http_protocol import (
-    Connections,
-    HttpProtocol,
-    HttpRequest,
-    Reply,
-    StreamReply,
-)
+from tritonsched.frontend.http_heads import KnownHeads
+from tritonsched.frontend.http_message import HttpRequest, Reply, StreamReply
+from tritonsched.frontend.http_protocol import HttpProtocol
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, http_reply
 from tritonsched.tensors import Answer, Cancel, GrpcReply, HttpReply, InferCall, MergedReply
 
 STOP_GRACE_S = 5.0  # for answers that are being written when the queue is empty
-BACKLOG = 1024
 _INFER = re.compile(r"^/v2/models/([^/?]+)(?:/versions/([0-9]+))?/infer(?:\?.*)?$")
 _METHOD_NOT_ALLOWED = HttpReply(
     405, "Not Allowed", (("Content-Type", "application/json"),), b'{"error":"Method Not Allowed"}'
@@ -49,31 +45,31 @@ class HttpServer:
         host: str,
         port: int,
         request_bytes_max: int,
+        gate: Gate | None = None,
+        tls: MakeContext | None = None,
     ) -> None:
+        self.gate = Gate() if gate is None else gate
+        self._tls = tls
+        self._heads = KnownHeads()
         self._service = service
         self._upstream = upstream
         self._host = host
         self._wanted_port = port
         self._request_bytes_max = request_bytes_max
-        self._connections = Connections()
         self._handling: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Listen. Raises StartupError if the port is taken."""
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: HttpProtocol(self._begin, self._connections, self._request_bytes_max),
-                self._host,
-                self._wanted_port,
-                backlog=BACKLOG,
-            )
-        except OSError as error:
-            raise StartupError(
-                f"HTTP port {self._host}:{self._wanted_port}: {error.strerror}; choose another "
-                "with --http-port"
-            ) from error
+        self._server = await listen(
+            lambda: HttpProtocol(self._begin, self.gate, self._heads, self._request_bytes_max),
+            self.gate,
+            host=self._host,
+            port=self._wanted_port,
+            name="HTTP",
+            tls=self._tls,
+        )
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -81,13 +77,7 @@ class HttpServer:
         if self._server is None:
             return
         self._server.close()
-        for connection in self._connections:
-            connection.close_when_idle()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_GRACE_S):
-                await self._connections.none_left.wait()
-        for connection in self._connections:
-            connection.abort()
+        await self.gate.drain(STOP_GRACE_S)
 
     def _begin(self, request: HttpRequest, done: Callable[[Reply], None]) -> Cancel:
         if request.method == "POST":

@@ -12,7 +12,7 @@ from tests.unit.frontend.wires import HOST, raw_http, unused_address
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import QueueFull
 from tritonsched.frontend.generate import Generation, generate_call
-from tritonsched.frontend.http_protocol import HttpRequest
+from tritonsched.frontend.http_message import HttpRequest
 from tritonsched.tensors import Cancel, Done, HttpReply, InferCall, Send
 
 BODY = b'{"text":"a","timeout":7}'

@@ -289,8 +289,8 @@ async def test_a_stream_whose_client_gives_no_window_is_waited_for() -> None:
         await stuck.wait()
         for _ in range(30):
             assert (await client.status(client.call()))[b"grpc-status"] == b"0"
-        (connection,) = there.server._shared.connections
-        assert connection._engine.queued_body_size() < 2_000_000
+        (connection,) = there.server.gate
+        assert connection.held_bytes < 2_000_000
         client.engine.reset_stream(stream_id, CANCEL)
         client.flush()
 
@@ -340,10 +340,15 @@ async def test_a_stop_lets_running_calls_finish_and_says_goodbye() -> None:
         stream_id = client.call()
         await reached.wait()
         stopping = asyncio.ensure_future(there.server.stop())
+        later = client.call()  # it has not heard of it yet
+        warning = await client.until(ngh2.GoAwayReceived)
+        assert warning.last_stream_id == (1 << 31) - 1
+        client.heard.clear()
         goodbye = await client.until(ngh2.GoAwayReceived)
-        assert goodbye.last_stream_id == stream_id
+        assert goodbye.last_stream_id == later
         released.set()
         assert (await client.status(stream_id))[b"grpc-status"] == b"0"
+        assert (await client.status(later))[b"grpc-status"] == b"0"
         await client.closed()
         await stopping
 

@@ -14,6 +14,7 @@ from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.errors import TritonUnavailable
 from tritonsched.frontend import grpc_h2_connection
 from tritonsched.frontend.grpc_framing import framed
+from tritonsched.frontend.grpc_h2_call import Shared
 from tritonsched.tensors import Cancel, Done, InferCall, Send
 
 STREAM = f"{SERVICE}ModelStreamInfer"
@@ -91,7 +92,7 @@ def test_whatever_is_sent_is_answered_or_ends_the_connection(
 
     async def hear() -> None:
         nobody: Any = Nobody()
-        shared = grpc_h2_connection.Shared(Answering(), nobody, LIMIT)
+        shared = Shared(Answering(), nobody, LIMIT)
         connection, wire = grpc_h2_connection.Connection(shared), Wire()
         connection.connection_made(wire)
         for start, end in pairwise(sorted({0, len(said), *cuts})):
@@ -101,6 +102,6 @@ def test_whatever_is_sent_is_answered_or_ends_the_connection(
             await asyncio.wait(shared.tasks)
         connection.connection_lost(None)
         assert connection.is_idle
-        assert not shared.connections
+        assert not list(shared.gate)
 
     asyncio.run(hear())

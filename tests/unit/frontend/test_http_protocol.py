@@ -13,12 +13,8 @@ from tests.unit.frontend.services import (
     always,
     http_reply,
 )
-from tritonsched.frontend.http_protocol import (
-    FIELD_BYTES_MAX,
-    HEAD_BYTES_MAX,
-    PIPELINE_MAX,
-    TARGET_BYTES_MAX,
-)
+from tritonsched.frontend.http_protocol import PIPELINE_MAX
+from tritonsched.frontend.http_receiver import FIELD_BYTES_MAX, HEAD_BYTES_MAX, TARGET_BYTES_MAX
 
 
 async def test_a_connection_stays_open_after_every_answer_and_error() -> None:

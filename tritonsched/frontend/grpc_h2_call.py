@@ -1,0 +1,90 @@
+"""A call on HTTP/2, and what the connections of one server share. Rule: state; what is done with it
+stands in `grpc_h2_connection`.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from tritonsched.backend.base import GrpcCalls
+from tritonsched.frontend.gate import Gate
+from tritonsched.frontend.grpc_framing import Head, timeout_of
+from tritonsched.frontend.grpc_h2_stream import H2Stream
+from tritonsched.frontend.grpc_methods import GrpcMethods
+from tritonsched.frontend.grpc_stream import Streams
+from tritonsched.frontend.pieces import Pieces
+from tritonsched.frontend.service import InferService
+from tritonsched.http2 import Headers
+from tritonsched.tensors import Cancel
+
+HEADS_MAX = 1024  # header lists remembered by a server
+HEAD_BYTES_MAX = 4096  # longer ones are read each time
+
+
+class Shared:
+    """What the connections of one server have in common.
+
+    request_bytes_max: a larger message is refused before it is whole.
+    """
+
+    def __init__(
+        self,
+        service: InferService,
+        upstream: GrpcCalls,
+        request_bytes_max: int,
+        gate: Gate | None = None,
+    ) -> None:
+        self.service = service
+        self.methods = GrpcMethods(service, upstream)
+        self.streams = Streams(service, upstream)
+        self.request_bytes_max = request_bytes_max
+        self.gate = Gate() if gate is None else gate
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._heads: dict[Headers, Head] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that is kept until it ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def head_of(self, headers: Headers) -> tuple[Head, int | None]:
+        """What they say, and the timeout in ns, which differs from call to call."""
+        timeout_ns: int | None = None
+        for name, value in headers:
+            if name == b"grpc-timeout":
+                timeout_ns = timeout_of(bytes(value))
+                headers = tuple([pair for pair in headers if pair[0] != name])
+                break
+        return self._heads.get(headers) or self._remember(headers), timeout_ns
+
+    def _remember(self, headers: Headers) -> Head:
+        head = Head(headers)
+        if sum([len(name) + len(value) for name, value in headers]) <= HEAD_BYTES_MAX:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            self._heads[headers] = head
+        return head
+
+
+class Call:
+    """One call. received_ns: monotonic; timeout_ns: the client's, from then on. is_heard: it has
+    said all. cancel: what its end stops.
+    """
+
+    __slots__ = (
+        "cancel", "head", "is_heard", "pieces", "received_ns", "size_bytes", "stream", "timeout_ns",
+        "timer",
+    )  # fmt: skip
+
+    def __init__(self, head: Head, received_ns: int, timeout_ns: int | None) -> None:
+        self.head = head
+        self.received_ns = received_ns
+        self.timeout_ns = timeout_ns
+        self.is_heard = False
+        self.pieces: Pieces = []
+        self.size_bytes = 0
+        self.cancel: Cancel | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.stream: H2Stream | None = None
