@@ -86,10 +86,6 @@ class Adaptation:
         if not debt.penalty_ns and now >= debt.moved_ns + hold_ns:
             del self._debts[category]
 
-    def forget(self, category: Category) -> None:
-        """The category is no more, or its variants changed."""
-        self._debts.pop(category, None)
-
     def _begin(self, category: Category) -> Debt:
         if len(self._debts) >= CATEGORIES_MAX:
             del self._debts[min(self._debts, key=lambda known: self._debts[known].moved_ns)]

@@ -39,11 +39,14 @@ class Choice:
     """Dispatch these members of one queue as one batch.
 
     variant: the Triton model to run it; empty for the queue's own, or its default variant.
+    adapts: where none is named, a cheaper one is used while the category pays back an overrun
+    (core/adaptation.py).
     """
 
     queue: RequestQueue
     requests: tuple[Request, ...]
     variant: str = ""
+    adapts: bool = False
 
     @property
     def runs(self) -> str:

@@ -98,6 +98,7 @@ class Scheduler(State):
         has_device = batch in device.batches
         measured_ns = device.finish(batch, completion, now, self.tuning.rtt_ns) if has_device else 0
         if completion.ok and has_device:
+            self._adapt(batch, measured_ns, now)
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None and (self.tuning.learning or not profile.knows(batch.rows)):
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
@@ -309,7 +310,7 @@ class Scheduler(State):
                 return
             for request in choice.requests:
                 self._queues.pop(request.id)
-            self._send(choice.runs, choice.requests, device, now, decisions)
+            self._send(self._runs(choice, device.name), choice.requests, device, now, decisions)
 
     def _send(
         self,

@@ -6,10 +6,12 @@ Rule: it is told facts, answers questions about them and decides nothing; it is 
 
 from collections.abc import Sequence
 
+from tritonsched.core.adaptation import Adaptation
 from tritonsched.core.batch import Batch
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.fairness import Tenants
 from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.policy import Choice
 from tritonsched.core.queues import QueueSet, RequestQueue
 from tritonsched.core.request import FULL, RejectReason, Request
 from tritonsched.core.servers import Servers
@@ -38,6 +40,7 @@ class State:
         self._families: dict[str, Family] = {}
         self._ways: dict[tuple[str, str], tuple[Way, ...]] = {}  # by model asked for and device
         self._default: dict[tuple[str, str], str] = {}
+        self._adaptation = Adaptation()
         self._devices: dict[str, DeviceState] = {}
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._serving = Serving()
@@ -219,6 +222,42 @@ class State:
         if variant == asked:
             variant = self._default[asked, device]
         return next(way for way in self._ways[asked, device] if way.model == variant)
+
+    def _runs(self, choice: Choice, device: str) -> str:
+        """The model that a choice runs as: another one while its category pays back an overrun."""
+        first = choice.requests[0]
+        if not choice.adapts or choice.variant:
+            return choice.runs
+        ladder = self._ladder(first.model, device)
+        rung = self._adaptation.rung((first.model, first.signature), len(ladder))
+        rows = sum(request.rows for request in choice.requests)
+        fits = rung and rows <= self._variants[ladder[rung]].rows_max
+        return ladder[rung] if fits else choice.runs
+
+    def _adapt(self, batch: Batch, measured_ns: int, now: int) -> None:
+        """A batch took that long: does its category step down, or pay back?"""
+        first = batch.requests[0]
+        ladder = self._ladder(first.model, batch.device)
+        if len(ladder) < 2 or batch.model not in ladder:
+            return
+        promised_ns = [self.safe_ns(model, batch.device, batch.rows) for model in ladder]
+        if all(promised_ns):
+            self._adaptation.observe(
+                (first.model, first.signature),
+                promised_ns=promised_ns,
+                used=ladder.index(batch.model),
+                measured_ns=measured_ns,
+                hold_ns=min(r.due_ns - r.arrival_ns for r in batch.requests) // 2,
+                now=now,
+            )
+
+    def _ladder(self, asked: str, device: str) -> tuple[str, ...]:
+        """The default variant there, then those worth less, the most valuable first."""
+        ways = self._ways.get((asked, device), ())
+        if len(ways) < 2:
+            return tuple(way.model for way in ways)
+        first = next(way for way in ways if way.model == self._default[asked, device])
+        return (first.model, *(way.model for way in ways if way.worth < first.worth))
 
     def _retry_after_ns(self, model: str, reason: RejectReason) -> int | None:
         """From the model of the queue: the time to serve what is waiting now."""

@@ -225,7 +225,7 @@ class Streams:
             return None
         limit_ns = int((min(batch.due_ns, lane.latest_ns()) - start_ns) / (1.0 + GUARD_SHARE))
         queue, more = riders(view, device, kept, start_ns=start_ns, limit_ns=limit_ns)
-        return Choice(queue or RequestQueue(*batch.category, alone=False), kept + more)
+        return Choice(queue or RequestQueue(*batch.category, alone=False), kept + more, adapts=True)
 
 
 def _between(

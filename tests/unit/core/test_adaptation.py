@@ -108,13 +108,10 @@ def test_a_ladder_that_lost_its_end_is_used_to_its_last_rung() -> None:
     assert ladder.adaptation.rung(KIND, 2) == 1
 
 
-def test_a_penalty_has_a_bound_and_a_category_can_be_forgotten() -> None:
+def test_a_penalty_has_a_bound() -> None:
     ladder = Ladder()
     ladder.ran(60_000, at_ms=0)
     assert ladder.penalty_ms * MS == PENALTY_MAX_NS
-    ladder.adaptation.forget(KIND)
-    ladder.adaptation.forget(KIND)
-    assert ladder.rung == 0
 
 
 def test_the_debts_it_remembers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,4 +137,4 @@ def _job(
     view: SchedulerView, device: str, queue: RequestQueue, members: tuple[Request, ...]
 ) -> Choice:
     cap = 1 if queue.alone else view.rows_cap(queue.model, device)
-    return Choice(queue, prefix(members, cap))
+    return Choice(queue, prefix(members, cap), adapts=True)
