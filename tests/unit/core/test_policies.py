@@ -26,6 +26,17 @@ from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Way
 
 TWO = {"m": (8, ("gpu",)), "n": (8, ("gpu",))}
+KEEPERS = [name for name in sorted(POLICIES) if POLICIES[name]().keeps_deadlines]
+BATCHING = sorted(set(POLICIES) - {"sedf", "clipper"})
+"""All but the one without batches and the one that feels its way to their size."""
+EAGER = sorted(set(BATCHING) - {"symphony"})
+"""All that let no device idle while a batch could grow."""
+
+
+def test_a_rule_has_the_name_by_which_it_is_chosen() -> None:
+    assert {name: make().name for name, make in POLICIES.items()} == {
+        name: name for name in POLICIES
+    }
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -35,7 +46,7 @@ def test_an_idle_device_starts_at_once(policy: str) -> None:
     table.expect(3 * MS, dispatch(request(1)))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EAGER)
 def test_what_waits_together_leaves_together(policy: str) -> None:
     table = Table(policy)
     made = [request(n, deadline=100 * MS) for n in range(1, 5)]
@@ -45,7 +56,7 @@ def test_what_waits_together_leaves_together(policy: str) -> None:
     table.expect(6 * MS, dispatch(*made[1:]))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", BATCHING)
 def test_a_batch_ends_at_the_cap_and_the_rest_follows(policy: str) -> None:
     table = Table(policy)
     made = [request(n) for n in range(1, 12)]
@@ -65,7 +76,7 @@ def test_the_lone_never_share_a_batch(policy: str) -> None:
     table.expect(6 * MS, dispatch(made[1]))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", BATCHING)
 def test_signatures_do_not_mix(policy: str) -> None:
     table = Table(policy)
     made = [request(1, signature=1), request(2, signature=2), request(3, signature=1)]
@@ -73,7 +84,7 @@ def test_signatures_do_not_mix(policy: str) -> None:
     table.expect(0, dispatch(made[0], made[2]))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", BATCHING)
 def test_without_deadlines_no_queue_starves(policy: str) -> None:
     """Two models under twice the load they can bear: both keep being served, oldest first."""
     table = Table(policy, models=TWO)
@@ -152,7 +163,7 @@ def test_edf_passes_over_a_queue_whose_head_this_device_cannot_serve_in_time() -
     table.expect(5 * MS, dispatch(tight2, device="fast"))
 
 
-@pytest.mark.parametrize("policy", ["edf", "lite"])
+@pytest.mark.parametrize("policy", KEEPERS)
 def test_a_device_too_slow_for_all_deadlines_stays_idle(policy: str) -> None:
     table = Table(policy, models={"m": (1, ("fast", "slow"))}, points=None)
     for device, exec_ns in (("fast", 5), ("slow", 50)):

@@ -12,7 +12,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.helpers import MS, exact
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
@@ -295,31 +301,15 @@ class Machine(RuleBasedStateMachine):
         self.each_request_leaves_at_most_once()
 
 
-class LiteMachine(Machine):
-    policy = "lite"
-
-
-class LookaheadMachine(Machine):
-    policy = "lookahead"
-
-
-class EdfMachine(Machine):
-    policy = "edf"
-
-
-class FcfsMachine(Machine):
-    policy = "fcfs"
-
-
 # The gate asks the same questions each time; a longer search with other seeds raises max_examples.
-SETTINGS = settings(
-    max_examples=80, stateful_step_count=60, deadline=None, derandomize=True, database=None
-)
-TestLite = LiteMachine.TestCase
-TestLite.settings = SETTINGS
-TestLookahead = LookaheadMachine.TestCase
-TestLookahead.settings = settings(SETTINGS, max_examples=15)
-TestEdf = EdfMachine.TestCase
-TestEdf.settings = SETTINGS
-TestFcfs = FcfsMachine.TestCase
-TestFcfs.settings = SETTINGS
+SETTINGS = settings(stateful_step_count=60, deadline=None, derandomize=True, database=None)
+EXAMPLES = {"edf": 80, "fcfs": 80, "lite": 80}
+"""Of the rules that the others are measured by; a few of every other."""
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_invariants_hold_under_every_rule(policy: str) -> None:
+    chosen = type("Chosen", (Machine,), {"policy": policy})
+    run_state_machine_as_test(
+        chosen, settings=settings(SETTINGS, max_examples=EXAMPLES.get(policy, 10))
+    )
