@@ -20,12 +20,14 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from tritonsched.core.batch import Batch
+from tritonsched.core.fairness import Tenants
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
 
 V = TypeVar("V")
 
+TENANTS_MAX = 128  # label values: those of two policy files
 MODELS_MAX = 32  # label values; with 8 classes a scrape stays in the milliseconds
 OTHER = "other"
 SECONDS = (
@@ -42,6 +44,8 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 COUNTERS = {
     "requests_total": ("Requests by how they left.", ("model", "class", "outcome")),
     "refusals_total": ("Refused requests by reason.", ("model", "class", "reason")),
+    "tenant_requests_total": ("Requests by tenant and how they left.", ("tenant", "outcome")),
+    "tenant_refusals_total": ("Refused requests by tenant and reason.", ("tenant", "reason")),
     "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
     "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
     "tuning_changes_total": ("Numbers that feedback changed.", ("knob", "direction")),
@@ -51,6 +55,9 @@ COUNTERS = {
 }
 GAUGES = {
     "queued_requests": ("Requests waiting now.", ("model",)),
+    "tenant_queued_requests": ("Requests waiting now, by tenant.", ("tenant",)),
+    "tenant_in_time_ratio": ("Moving mean of a tenant's requests on time.", ("tenant",)),
+    "tenant_boost_ratio": ("Times that fairness makes a tenant's requests worth.", ("tenant",)),
     "policy_generation": ("Policies taken into use since the start.", ()),
     "ready": ("1 while the sidecar can serve.", ()),
     "tensor_bytes_in_flight": ("Bytes of the requests held now.", ()),
@@ -119,6 +126,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._models: set[str] = set()
+        self._tenants: set[str] = set()
         self._counts: dict[tuple[str, ...], int] = {
             ("policy_reloads_total", outcome): 0 for outcome in RELOAD_OUTCOMES
         }
@@ -164,7 +172,10 @@ class Metrics:
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self._count("requests_total", request.model, request.slo, outcome.value)
+        tenant = self._tenant_label(request.tenant)
+        self._bump("tenant_requests_total", tenant, outcome.value)
         if reason:
+            self._bump("tenant_refusals_total", tenant, reason)
             self._count("refusals_total", request.model, request.slo, reason)
         if outcome in (Outcome.SERVED, Outcome.LATE):
             spent_s = (now - request.arrival_ns) / 1e9
@@ -201,6 +212,16 @@ class Metrics:
         for model, count in queued.items():
             key = ("queued_requests", self._label(model))
             self._gauges[key] = self._gauges.get(key, 0) + count
+
+    def set_tenants(self, tenants: Tenants, queued: Mapping[str, int]) -> None:
+        """How the policy file's tenants fare. queued: requests waiting, by tenant."""
+        for gauge in ("tenant_queued_requests", "tenant_in_time_ratio", "tenant_boost_ratio"):
+            self._clear(gauge)  # of tenants that are gone
+        for name in tenants.rules:
+            label = self._tenant_label(name)
+            self._gauges["tenant_queued_requests", label] = queued.get(name, 0)
+            self._gauges["tenant_in_time_ratio", label] = tenants.on_time_share(name)
+            self._gauges["tenant_boost_ratio", label] = tenants.boost(name)
 
     def set_tuning(self, tuning: Tuning) -> None:
         """What feedback has set."""
@@ -244,11 +265,10 @@ class Metrics:
             del self._gauges[key]
 
     def _label(self, model: str) -> str:
-        if model not in self._models:
-            if len(self._models) >= MODELS_MAX:
-                return OTHER
-            self._models.add(model)
-        return model
+        return _one_of(self._models, model, MODELS_MAX)
+
+    def _tenant_label(self, tenant: str) -> str:
+        return _one_of(self._tenants, tenant, TENANTS_MAX)
 
     def _count(self, name: str, model: str, *rest: str) -> None:
         self._bump(name, self._label(model), *rest)
@@ -268,6 +288,15 @@ class Metrics:
 def _of(values: Mapping[tuple[str, ...], V], name: str) -> Iterator[tuple[tuple[str, ...], V]]:
     """Label values and value of each sample of a family."""
     return ((key[1:], value) for key, value in values.items() if key[0] == name)
+
+
+def _one_of(seen: set[str], name: str, most: int) -> str:
+    """The name as a label; OTHER for those that come when there are `most`."""
+    if name not in seen:
+        if len(seen) >= most:
+            return OTHER
+        seen.add(name)
+    return name
 
 
 class _Histogram:

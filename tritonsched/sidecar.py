@@ -353,6 +353,7 @@ class Sidecar:
         self.metrics_registry.set_tuning(self.scheduler.tuning)
         self.metrics_registry.set_recordings(self.recorders)
         self.metrics_registry.set_speeds(self.scheduler.speeds())
+        self.metrics_registry.set_tenants(*self.scheduler.tenancy())
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],
             cuda=backend.batches_cuda,

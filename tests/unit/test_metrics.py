@@ -8,10 +8,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import MS, S, request
 from tritonsched.core.batch import Batch
-from tritonsched.core.request import Outcome
+from tritonsched.core.fairness import Fairness, Tenants
+from tritonsched.core.request import Outcome, Tenant
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
-from tritonsched.metrics import COUNTERS, GAUGES, HISTOGRAMS, MODELS_MAX, OTHER, Metrics
+from tritonsched.metrics import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    MODELS_MAX,
+    OTHER,
+    TENANTS_MAX,
+    Metrics,
+)
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -37,6 +46,15 @@ def batch(*numbers: int, model: str = "m", expected_ns: int = 8 * MS) -> Batch:
     return Batch(1, model, "gpu", members, 2 * len(members), 3 * MS, 3 * MS, expected_ns)
 
 
+def _tenants() -> Tenants:
+    """One that was served late all the time, and one of which nothing was heard."""
+    tenants = Tenants()
+    tenants.adopt({name: Tenant(name) for name in ("shop", "lab")}, Fairness(1.0, strength=3.0))
+    for number in range(2000):
+        tenants.on_outcome(request(number, tenant="shop"), Outcome.LATE, "", 0)
+    return tenants
+
+
 def fed() -> Metrics:
     """Everything that can be counted has happened once."""
     metrics = Metrics()
@@ -54,6 +72,7 @@ def fed() -> Metrics:
     metrics.set_speeds({"gpu0": DeviceSpeed()})
     metrics.set_recordings([SimpleNamespace(written=5, dropped=1, failure="")])
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
+    metrics.set_tenants(_tenants(), {"shop": 2})
     metrics.set_tuning(Tuning(rtt_ns=S, guard_ns=2 * S, reply_ns=3 * S, window_ns=4 * S))
     metrics.set_backend(transport="system", cuda=0, system=1, inline=2, fallbacks=3, malformed=4)
     return metrics
@@ -93,6 +112,29 @@ def test_requests_are_counted_by_how_they_left() -> None:
     assert value(metrics, "refusals_total", **m, reason="queue-full") == 1
     assert value(metrics, "lone_requests_total", model="m", reason="ensemble") == 1
     assert value(metrics, "merge_failures_total", model="m") == 1
+
+
+def test_tenants_are_counted_and_told_how_they_fare() -> None:
+    metrics = fed()
+    metrics.on_outcome(request(9, tenant="shop"), Outcome.REJECTED, "tenant-over-share", 0)
+    assert value(metrics, "tenant_requests_total", tenant="shop", outcome="rejected") == 1
+    assert value(metrics, "tenant_refusals_total", tenant="shop", reason="tenant-over-share") == 1
+    told = [
+        [value(metrics, f"tenant_{name}", tenant=tenant) for tenant in ("shop", "lab")]
+        for name in ("queued_requests", "in_time_ratio", "boost_ratio")
+    ]
+    assert told == [[2, 0], [pytest.approx(0.0, abs=1e-6), 1.0], [4.0, 1.0]]
+    gone = Tenants()
+    gone.adopt({"lab": Tenant("lab")}, Fairness())
+    metrics.set_tenants(gone, {})
+    assert value(metrics, "tenant_queued_requests", tenant="shop") is None
+
+
+def test_tenants_beyond_the_bound_share_a_label() -> None:
+    metrics = Metrics()
+    for number in range(TENANTS_MAX + 5):
+        metrics.on_outcome(request(1, tenant=f"t{number}"), Outcome.SERVED, "", 0)
+    assert value(metrics, "tenant_requests_total", tenant=OTHER, outcome="served") == 5
 
 
 def test_times_are_in_seconds_and_only_answers_have_a_duration() -> None:

@@ -6,6 +6,7 @@ is tried again alone has no outcome yet, so each request is counted exactly once
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Protocol
 
 from tritonsched.core.batch import Batch
@@ -47,12 +48,13 @@ class Worths:
 
 
 class Ledger:
-    """Counts of outcomes by class, and the utility they earned. Memory: O(classes)."""
+    """Counts of outcomes by class and by tenant, and the utility they earned. Memory: O(names)."""
 
     def __init__(self) -> None:
         self._worths = Worths()
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
+        self.tenants: Counter[tuple[str, Outcome]] = Counter()
         self.submitted: Counter[str] = Counter()
         self.utility: defaultdict[str, float] = defaultdict(float)
         self.batches = 0
@@ -71,6 +73,7 @@ class Ledger:
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self.outcomes[request.slo, outcome] += 1
+        self.tenants[request.tenant, outcome] += 1
         if reason:
             self.reasons[request.slo, reason] += 1
         worth = self._worths.take(request)
@@ -84,11 +87,24 @@ class Ledger:
     @property
     def miss_ratio(self) -> float:
         """Late or expired, of all that were neither refused nor cancelled; 0 if there were none."""
-        missed = self.total(Outcome.LATE) + self.total(Outcome.EXPIRED)
-        admitted = missed + self.total(Outcome.SERVED) + self.total(Outcome.FAILED)
-        return missed / admitted if admitted else 0.0
+        return _miss_ratio({outcome: self.total(outcome) for outcome in Outcome})
+
+    def miss_ratio_of(self, tenant: str) -> float:
+        """The same of one tenant's."""
+        return _miss_ratio({outcome: self.tenants[tenant, outcome] for outcome in Outcome})
+
+    def on_time_share_of(self, tenant: str) -> float | None:
+        """Served in time, of the tenant's requests whose client stayed; None if there were none."""
+        stayed = [self.tenants[tenant, kind] for kind in Outcome if kind is not Outcome.CANCELLED]
+        return self.tenants[tenant, Outcome.SERVED] / sum(stayed) if any(stayed) else None
 
     @property
     def rows_mean(self) -> float:
         """Mean rows of a dispatched batch; 0 if there was none."""
         return self.rows / self.batches if self.batches else 0.0
+
+
+def _miss_ratio(counts: Mapping[Outcome, int]) -> float:
+    missed = counts[Outcome.LATE] + counts[Outcome.EXPIRED]
+    admitted = missed + counts[Outcome.SERVED] + counts[Outcome.FAILED]
+    return missed / admitted if admitted else 0.0

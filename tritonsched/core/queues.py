@@ -195,6 +195,14 @@ class QueueSet:
         """Who waits for the model: by tenant, then by id, the last that came last."""
         return self._tenants.get(model, {})
 
+    def by_tenant(self) -> dict[str, int]:
+        """How many requests of each wait, for all models together."""
+        found: dict[str, int] = {}
+        for tenants in self._tenants.values():
+            for name, waiting in tenants.items():
+                found[name] = found.get(name, 0) + len(waiting)
+        return found
+
     def push(self, request: Request) -> None:
         assert request.id not in self._by_id, f"request {request.id} is queued already"
         queues = self._by_model.setdefault(request.model, {})

@@ -130,6 +130,10 @@ class State:
         """Requests waiting now, by model that clients may ask for."""
         return {model: self._queues.requests_of(model) for model in self._serving}
 
+    def tenancy(self) -> tuple[Tenants, dict[str, int]]:
+        """Tenants, and the requests of each that wait; who waits for nothing is left out."""
+        return self.tenants, self._queues.by_tenant()
+
     def speeds(self) -> dict[str, DeviceSpeed]:
         """How fast each device is just now, against its tables."""
         return {name: device.speed for name, device in self._devices.items()}

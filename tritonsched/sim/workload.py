@@ -2,7 +2,7 @@
 
 A stream has one model, one arrival process, a mix of classes and of rows; a workload is some
 streams and the simulated models they need. Each stream has dice of its own, so that adding one does
-not change another.
+not change another. A class is a tenant, too (scheduling study 4.12).
 """
 
 import random
@@ -57,8 +57,9 @@ class Workload:
             if deadline < NEVER_NS:
                 deadline += now
             yield Request(
-                number, models[index], slo.name, signature, rows, now, deadline, slo.weight, alone
-            )
+                number, models[index], slo.name, signature, rows, now, deadline, slo.weight, alone,
+                tenant=slo.name,
+            )  # fmt: skip
 
 
 _Arrival = tuple[int, int, SloClass, int, int, bool]

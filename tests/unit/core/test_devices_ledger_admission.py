@@ -116,6 +116,18 @@ def test_the_ledger_counts_each_outcome_once_and_earns_only_what_is_in_time() ->
 
 def test_an_empty_ledger_divides_by_nothing() -> None:
     assert (Ledger().miss_ratio, Ledger().rows_mean) == (0.0, 0.0)
+    assert (Ledger().miss_ratio_of("a"), Ledger().on_time_share_of("a")) == (0.0, None)
+
+
+def test_the_ledger_tells_tenants_apart() -> None:
+    ledger = Ledger()
+    for number, (tenant, outcome) in enumerate(
+        [("a", Outcome.SERVED), ("a", Outcome.LATE), ("a", Outcome.REJECTED),
+         ("a", Outcome.CANCELLED), ("a", Outcome.SERVED), ("b", Outcome.CANCELLED)]
+    ):  # fmt: skip
+        ledger.on_outcome(request(number, tenant=tenant), outcome, "", 0)
+    assert (ledger.on_time_share_of("a"), ledger.on_time_share_of("b")) == (0.5, None)
+    assert ledger.miss_ratio_of("a") == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
