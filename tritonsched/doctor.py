@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import distributions
@@ -23,9 +23,11 @@ import typer
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Control
+from tritonsched.backend.cuda import Cuda, load
+from tritonsched.backend.cuda_check import Ask, ask_process, ipc_fault
 from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_h2 import H2Upstream
-from tritonsched.errors import TritonschedError
+from tritonsched.errors import CudaFault, TritonschedError
 
 SHM_FREE_MIN = 64 * 1024 * 1024
 FILES_MIN = 4096  # a descriptor a client, two a connection to Triton
@@ -62,7 +64,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Look for what keeps a sidecar from working well on this machine."""
-    findings = [shared_memory(SHM), open_files(), clock(), embedded_numpy(triton_env)]
+    findings = [shared_memory(SHM), open_files(), clock(), embedded_numpy(triton_env), gpu_memory()]
     if triton_grpc is not None:
         findings += asyncio.run(_triton(triton_grpc))
     if as_json:
@@ -120,6 +122,21 @@ def embedded_numpy(environment: Path) -> Finding:
         text = f"{environment} has numpy {found[0]}: tensors are corrupted silently; install <2"
         return Finding(name, Health.BROKEN, text)
     return Finding(name, Health.GOOD, f"{environment} has numpy {found[0]}")
+
+
+def gpu_memory(cuda: Callable[[], Cuda] = load, ask: Ask = ask_process) -> Finding:
+    """Whether batches may lie in GPUs' memory: that needs memory of one process in another."""
+    name = "CUDA shared memory"
+    try:
+        found = cuda()
+        gpus = found.devices()
+    except CudaFault as fault:
+        return Finding(name, Health.GOOD, f"none: {fault}; models on the CPU need none")
+    faults = [f"gpu:{n}: {why}" for n in range(len(gpus)) if (why := ipc_fault(found, n, ask))]
+    if faults:
+        text = f"{'; '.join(faults)}; share the pid and ipc namespaces with Triton (DESIGN 31)"
+        return Finding(name, Health.ADVICE, text)
+    return Finding(name, Health.GOOD, f"works between processes on {', '.join(gpus)}")
 
 
 async def _triton(address: str) -> list[Finding]:

@@ -17,8 +17,12 @@ from tests.unit.frontend.test_admin_server import View
 from tests.unit.frontend.wires import HOST
 from tests.unit.proxy.calls import ECHO
 from tritonsched import doctor
+from tritonsched.backend.cuda import Cuda
+from tritonsched.backend.cuda_check import answer
+from tritonsched.backend.scripted_cuda import ScriptedCuda
 from tritonsched.cli import app
 from tritonsched.doctor import Finding, Health, batching, embedded_numpy, status_lines
+from tritonsched.errors import CudaFault
 from tritonsched.frontend.admin_server import AdminServer
 
 NOBODY = f"{HOST}:1"  # a port that nothing listens on
@@ -63,6 +67,25 @@ def test_a_coarse_clock_is_broken(
 ) -> None:
     monkeypatch.setattr(time, "get_clock_info", lambda _: SimpleNamespace(resolution=step_s))
     assert doctor.clock().health is health
+
+
+def test_gpus_are_asked_whether_two_processes_may_share_their_memory() -> None:
+    cuda = ScriptedCuda(("A", "B"))
+    other = cuda.process()
+    finding = doctor.gpu_memory(lambda: cuda, lambda question: answer(other, question))
+    assert (finding.health, finding.text) == (Health.GOOD, "works between processes on A, B")
+    cuda.faults.add("ipc-refused")
+    finding = doctor.gpu_memory(lambda: cuda, lambda question: answer(other, question))
+    assert finding.health is Health.ADVICE
+    assert "gpu:1: another process: cudaIpcOpenMemHandle" in finding.text
+
+
+def test_a_machine_without_gpus_is_none_the_worse() -> None:
+    def nothing() -> Cuda:
+        raise CudaFault("no driver")
+
+    finding = doctor.gpu_memory(nothing)
+    assert (finding.health, finding.text[:15]) == (Health.GOOD, "none: no driver")
 
 
 @pytest.mark.parametrize(
