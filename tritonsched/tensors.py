@@ -13,6 +13,26 @@ from types import MappingProxyType
 from tritonsched.errors import TritonschedError, TritonUnavailable
 
 Buffer = bytes | bytearray | memoryview
+
+
+class Pieces:
+    """Bytes that lie in the pieces in which they came, one after the other; not put together, for
+    that is a copy. size_bytes: of all of them.
+    """
+
+    __slots__ = ("parts", "size_bytes")
+
+    def __init__(self, parts: tuple[Buffer, ...], size_bytes: int) -> None:
+        self.parts = parts
+        self.size_bytes = size_bytes
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
 ParameterValue = bool | int | float | str
 
 ITEM_BYTES: Mapping[str, int] = MappingProxyType(
@@ -62,6 +82,7 @@ class Tensor:
     """A named tensor. shape includes the batch dimension; data holds exactly its bytes.
 
     ref: an input that is to be read there, or an output that was written there; data is empty.
+    pieces: a large input's bytes, of a type of fixed size, as they came; data is empty.
     """
 
     name: str
@@ -69,6 +90,14 @@ class Tensor:
     shape: tuple[int, ...]
     data: Buffer
     ref: ShmRef | None = None
+    pieces: Pieces | None = None
+
+    @property
+    def byte_size(self) -> int:
+        """Of its bytes, wherever they are."""
+        if self.ref is not None:
+            return self.ref.byte_size
+        return len(self.data) if self.pieces is None else self.pieces.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +138,7 @@ class InferCall:
     version: str
     id: str
     received_ns: int
-    raw: Buffer
+    raw: Buffer | Pieces
     headers: tuple[tuple[str, str | bytes], ...] = ()
     path: str = ""
     inputs: tuple[Tensor, ...] = ()

@@ -39,6 +39,7 @@ from tritonsched.tensors import (
     BatchReply,
     GrpcReply,
     InferCall,
+    Pieces,
     RawReply,
     Wire,
 )
@@ -209,9 +210,10 @@ class TritonBackend:
 
     async def forward(self, call: InferCall) -> RawReply:
         """One call's original bytes over its own protocol. Raises TritonUnavailable."""
+        raw = bytes(call.raw) if isinstance(call.raw, Pieces) else call.raw
         if call.wire is Wire.HTTP:
-            return await self._http.request("POST", call.path, call.headers, call.raw)
-        return await self._grpc.unary(_INFER, call.raw, call.headers)
+            return await self._http.request("POST", call.path, call.headers, raw)
+        return await self._grpc.unary(_INFER, raw, call.headers)
 
     def send(self, call: BatchCall, done: BatchDone) -> None:
         """Execute a merged batch: inputs are copied and, unless they go to a GPU first, the message

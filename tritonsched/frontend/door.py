@@ -12,15 +12,17 @@ from typing import cast
 
 from tritonsched.errors import StartupError
 from tritonsched.frontend.gate import HEAD_NS, TLS, Gate
+from tritonsched.http2 import Http2Protocol
 
 BACKLOG = 1024
 SHAKE_S = HEAD_NS / 1e9
 SHUTDOWN_S = 5.0  # for the other end to say goodbye, too
 MakeContext = Callable[[], ssl.SSLContext]
+Speaker = asyncio.Protocol | Http2Protocol
 
 
 async def listen(
-    make: Callable[[], asyncio.Protocol],
+    make: Callable[[], Speaker],
     gate: Gate,
     *,
     host: str,
@@ -34,7 +36,7 @@ async def listen(
     Raises StartupError if the port is taken.
     """
 
-    def knock() -> asyncio.Protocol:
+    def knock() -> asyncio.BaseProtocol:
         return make() if tls is None else Knock(make, gate, tls)
 
     loop = asyncio.get_running_loop()
@@ -53,7 +55,7 @@ class Knock(asyncio.Protocol):
     is_idle = False  # it is about to speak
     held_bytes = 0
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], gate: Gate, tls: MakeContext) -> None:
+    def __init__(self, make: Callable[[], Speaker], gate: Gate, tls: MakeContext) -> None:
         self._make = make
         self._gate = gate
         self._tls = tls

@@ -70,12 +70,12 @@ class Shared:
 
 class Call:
     """One call. received_ns: monotonic; timeout_ns: the client's, from then on. is_heard: it has
-    said all. cancel: what its end stops.
+    said all. owed_bytes: of its window, not yet given back. cancel: what its end stops.
     """
 
     __slots__ = (
-        "cancel", "head", "is_heard", "pieces", "received_ns", "size_bytes", "stream", "timeout_ns",
-        "timer",
+        "cancel", "head", "is_heard", "owed_bytes", "pieces", "received_ns", "size_bytes", "stream",
+        "timeout_ns", "timer",
     )  # fmt: skip
 
     def __init__(self, head: Head, received_ns: int, timeout_ns: int | None) -> None:
@@ -85,6 +85,7 @@ class Call:
         self.is_heard = False
         self.pieces: Pieces = []
         self.size_bytes = 0
+        self.owed_bytes = 0
         self.cancel: Cancel | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stream: H2Stream | None = None

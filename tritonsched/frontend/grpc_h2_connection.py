@@ -11,7 +11,6 @@ import asyncio
 import time
 
 from tritonsched.backend.upstream_grpc import Metadata
-from tritonsched.backend.upstream_h2 import CODE_NUMBERS, encode_header, escape
 from tritonsched.errors import DeadlineExpired, MemoryFull, RequestTimeout, TritonschedError
 from tritonsched.frontend import grpc_wire, pieces
 from tritonsched.frontend.gate import (
@@ -34,21 +33,23 @@ from tritonsched.frontend.grpc_framing import (
     message_of,
     too_large,
 )
-from tritonsched.frontend.grpc_h2_call import Call, Shared
-from tritonsched.frontend.grpc_h2_stream import H2Stream
-from tritonsched.frontend.grpc_methods import (
-    INFER,
-    STREAM,
-    UNARY,
-    as_grpc,
-    error_reply,
+from tritonsched.frontend.grpc_h2_answer import (
+    NO_GRPC,
+    OK_END,
+    OK_HEAD,
+    answer_head,
+    reply_of,
     trailers_of,
 )
+from tritonsched.frontend.grpc_h2_call import Call, Shared
+from tritonsched.frontend.grpc_h2_stream import H2Stream
+from tritonsched.frontend.grpc_methods import INFER, STREAM, UNARY, error_reply
 from tritonsched.http2 import NO_ERROR, Headers, Http2Protocol, Role
 from tritonsched.tensors import Answer, GrpcReply, InferCall, MergedReply
 
 STREAMS_MAX = 4096  # calls of one connection at once; more wait at the client
 STREAM_WINDOW_BYTES = 4 << 20  # of a call before we must say more: large pictures need no word
+TAKEN_BYTES_MIN = 1 << 20  # of a call that is not whole: less is not worth a word
 CALL_BYTES = 2048  # what a call costs beside its message
 UNREAD_BYTES_FREE = 4 << 20  # of answers that wait for a window: streams that a client lets wait
 UNREAD_BYTES_MAX = 64 << 20  # then unary answers are replaced by a refusal
@@ -57,10 +58,6 @@ UNHEARD_MESSAGES_MAX = 8  # messages of the largest size that may be on their wa
 # stream; this is for calls of which neither is true, and for timers that fire a little early.
 DEADLINE_GRACE_S = 0.005
 DEADLINE_NS_MAX = 86_400_000_000_000  # a longer one is none
-_OK_HEAD = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-_OK_END = ((b"grpc-status", b"0"),)
-_NO_GRPC = ((b":status", b"415"),)  # what the protocol asks for
-_CLIENT_CODINGS = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 
 
 class Connection(Http2Protocol):
@@ -89,7 +86,7 @@ class Connection(Http2Protocol):
         call = self._calls[stream_id] = Call(head, time.monotonic_ns(), timeout_ns)
         call.is_heard = end
         if not head.is_grpc:
-            self._refuse(stream_id, _NO_GRPC)
+            self._refuse(stream_id, NO_GRPC)
             return
         if timeout_ns is not None and timeout_ns <= DEADLINE_NS_MAX:
             wait_s = timeout_ns / 1e9 + DEADLINE_GRACE_S
@@ -110,18 +107,50 @@ class Connection(Http2Protocol):
         if call.stream is not None:
             self._feed(stream_id, call.stream, data, end=end)
             return
-        self.taken(stream_id, len(data))
         if end and not call.pieces:
+            self.taken(stream_id, len(data))
             self._whole(stream_id, call, data)
             return
+        self._hear_piece(stream_id, call, data, end=end)
+
+    def _hear_piece(self, stream_id: int, call: Call, data: bytes, *, end: bool) -> None:
+        """A large message comes in dozens of these."""
+        size = len(data)
+        call.owed_bytes += size
+        if end or call.owed_bytes >= TAKEN_BYTES_MIN:
+            self._pay(stream_id, call)
+        is_first = not call.pieces
         pieces.add(call.pieces, data)
-        call.size_bytes += len(data)
-        self._unheard_bytes += len(data)
-        error = self._too_much(call)
-        if error is not None:
-            self._end(stream_id, error_reply(error))
-        elif end:
-            self._whole(stream_id, call, self._joined(call))
+        call.size_bytes += size
+        self._unheard_bytes += size
+        if is_first or max(call.size_bytes, self._unheard_bytes) > self._shared.request_bytes_max:
+            error = self._too_much(call)
+            if error is not None:
+                self._end(stream_id, error_reply(error))
+                return
+        if end:
+            self._heard(stream_id, call)
+
+    def _pay(self, stream_id: int, call: Call) -> None:
+        """The client may send as much more."""
+        owed, call.owed_bytes = call.owed_bytes, 0
+        if owed:
+            self.taken(stream_id, owed)
+
+    def _heard(self, stream_id: int, call: Call) -> None:
+        """All of a message that came in pieces: a tensor in a plain one is not put together."""
+        if call.head.method == INFER:
+            made = grpc_wire.decode_pieces(
+                call.pieces,
+                call.head.kept,
+                received_ns=call.received_ns,
+                remaining_ns=call.timeout_ns,
+            )
+            if made is not None:
+                self._take(call)
+                self._submit(stream_id, call, made)
+                return
+        self._whole(stream_id, call, pieces.joined(self._take(call)))
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
         """A client's trailers mean nothing in gRPC, but they end what it says."""
@@ -160,17 +189,18 @@ class Connection(Http2Protocol):
             )
         return None
 
-    def _joined(self, call: Call) -> bytes:
-        body = pieces.joined(call.pieces)
+    def _take(self, call: Call) -> pieces.Pieces:
+        """What was heard of it is no longer the connection's."""
         self._unheard_bytes -= call.size_bytes
-        call.pieces, call.size_bytes = [], 0
-        return body
+        taken, call.pieces, call.size_bytes = call.pieces, [], 0
+        return taken
 
     def _forget(self, stream_id: int) -> Call | None:
         """The call, which is over, unless it already was."""
         call = self._calls.pop(stream_id, None)
         if call is not None:
             self._unheard_bytes -= call.size_bytes
+            self._pay(stream_id, call)
             if call.timer is not None:
                 call.timer.cancel()
             if call.stream is not None:
@@ -206,11 +236,16 @@ class Connection(Http2Protocol):
             remaining_ns=call.timeout_ns,
             start=start,
         )
+        self._submit(stream_id, call, made)
 
+    def _submit(self, stream_id: int, call: Call, made: InferCall) -> None:
         def done(outcome: Answer | TritonschedError) -> None:
             self._answer(stream_id, outcome, made)
 
-        call.cancel = self._shared.service.submit(made, done)
+        try:
+            call.cancel = self._shared.service.submit(made, done)
+        except Exception as error:  # the boundary: whatever it is becomes a status
+            self._end(stream_id, error_reply(error))
 
     async def _forward(self, stream_id: int, call: Call, message: bytes) -> None:
         reply = await self._shared.methods.unary(
@@ -292,7 +327,7 @@ class Connection(Http2Protocol):
     def begin(self, stream_id: int, metadata: Metadata) -> None:
         """The headers of an answer in pieces."""
         if stream_id in self._calls:
-            self.respond(stream_id, _head(metadata))
+            self.respond(stream_id, answer_head(metadata))
 
     def say(self, stream_id: int, data: bytes) -> None:
         """A piece of its body."""
@@ -308,13 +343,13 @@ class Connection(Http2Protocol):
             if isinstance(outcome, MergedReply) and outcome.explain is None:
                 body = grpc_wire.encode_framed(outcome, made)
             else:
-                self._end(stream_id, _reply(outcome, made))
+                self._end(stream_id, reply_of(outcome, made))
                 return
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
             return
         if self._forget(stream_id) is not None:
-            self.answer(stream_id, _OK_HEAD, body, _OK_END)
+            self.answer(stream_id, OK_HEAD, body, OK_END)
             self._flush_later()
 
     def _end(self, stream_id: int, reply: GrpcReply) -> None:
@@ -324,12 +359,12 @@ class Connection(Http2Protocol):
             return
         stream = call.stream
         begun = stream is not None and stream.begun
-        trailers = _trailers(reply)
+        trailers = trailers_of(reply)
         if reply.code != "OK" and not begun:  # "Trailers-Only"
-            self.respond(stream_id, (*_OK_HEAD, *trailers), end=True)
+            self.respond(stream_id, (*OK_HEAD, *trailers), end=True)
         else:
             if not begun:
-                self.respond(stream_id, _head(reply.initial_metadata))
+                self.respond(stream_id, answer_head(reply.initial_metadata))
             if stream is None:
                 self.body(stream_id, framed(reply.message))
             self.end(stream_id, trailers)
@@ -353,21 +388,3 @@ class Connection(Http2Protocol):
             self.flush_soon()
         else:
             self.flush()
-
-
-def _head(metadata: Metadata) -> Headers:
-    return (*_OK_HEAD, _CLIENT_CODINGS, *map(encode_header, metadata))
-
-
-def _trailers(reply: GrpcReply) -> Headers:
-    status = (b"grpc-status", CODE_NUMBERS[reply.code])
-    more = map(encode_header, trailers_of(reply))
-    if not reply.details:
-        return (status, *more)
-    return (status, (b"grpc-message", escape(reply.details)), *more)
-
-
-def _reply(outcome: Answer | TritonschedError, made: InferCall) -> GrpcReply:
-    if isinstance(outcome, TritonschedError):
-        return error_reply(outcome)
-    return as_grpc(outcome, made)

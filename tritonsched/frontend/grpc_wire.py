@@ -7,13 +7,22 @@ way than every protobuf library writes it is `grpc_codec`'s to read: equal calls
 Source: the protobuf wire format; inference.ModelInferRequest and ModelInferResponse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from tritonsched.frontend import grpc_codec
 from tritonsched.frontend.grpc_codec import Metadata
-from tritonsched.tensors import Buffer, DeadlineHints, InferCall, MergedReply, Tensor, Wire
+from tritonsched.frontend.grpc_framing import PREFIX_BYTES, announced_bytes
+from tritonsched.tensors import (
+    Buffer,
+    DeadlineHints,
+    InferCall,
+    MergedReply,
+    Pieces,
+    Tensor,
+    Wire,
+)
 
 HEADS_MAX = 1024  # messages' heads remembered; one that changes with every call only fills it up
 HEAD_BYTES_MAX = 4096  # longer ones are read each time
@@ -69,24 +78,101 @@ def decode(
     start: int = 0,
 ) -> InferCall:
     """As `grpc_codec.decode`. start: where in the body the message begins."""
-    texts = _NO_TEXTS
-    if metadata:
-        texts = {key: value for key, value in metadata if isinstance(value, str)}
+    texts = _texts(metadata)
     try:
         layout, call_id, raws = _read(body, start, texts)
     except (_Odd, IndexError, UnicodeDecodeError):
         return grpc_codec.decode(
             body[start:], metadata, received_ns=received_ns, remaining_ns=remaining_ns
         )
+    raw = memoryview(body)[start:] if start else body
+    inputs = tuple([Tensor(*spec, d) for spec, d in zip(layout.head.specs, raws, strict=True)])
+    hints = _hints(layout.head.hints, texts, remaining_ns)
+    return _call(
+        layout,
+        call_id,
+        inputs,
+        raw=raw,
+        metadata=metadata,
+        texts=texts,
+        hints=hints,
+        received_ns=received_ns,
+    )
+
+
+def decode_pieces(
+    pieces: Sequence[bytes | bytearray],
+    metadata: Metadata,
+    *,
+    received_ns: int,
+    remaining_ns: int | None,
+) -> InferCall | None:
+    """The same of a body that came in pieces, gRPC's prefix and the message's head in the first
+    one, whose tensor is not put together. None if it is to be: it is not laid out like the last one
+    of its model, or has other than one tensor of elements of fixed size.
+    """
+    first = pieces[0]
+    size = sum(map(len, pieces))
+    texts = _texts(metadata)
+    if first[:1] != b"\0" or announced_bytes(first) != size or _LOAD_METRICS in texts:
+        return None
+    try:
+        layout = _layouts.get(_key(first, PREFIX_BYTES))
+        begun = None if layout is None else _begun(layout, first, PREFIX_BYTES)
+    except (_Odd, IndexError, UnicodeDecodeError):
+        return None
+    if layout is None or begun is None or len(layout.gaps) != 1:
+        return None
+    if layout.head.specs[0][1] == "BYTES":  # its elements are walked
+        return None
+    call_id, position = begun
+    gap, tensor_bytes = layout.gaps[0]
+    position += len(gap)
+    if not first.startswith(gap, position - len(gap)) or position + tensor_bytes != size:
+        return None
+    view, rest = memoryview(first), pieces[1:]
+    raw = Pieces((view[PREFIX_BYTES:], *rest), size - PREFIX_BYTES)
+    data = Pieces((view[position:], *rest), tensor_bytes)
+    inputs = (Tensor(*layout.head.specs[0], b"", None, data),)
+    hints = _hints(layout.head.hints, texts, remaining_ns)
+    return _call(
+        layout,
+        call_id,
+        inputs,
+        raw=raw,
+        metadata=metadata,
+        texts=texts,
+        hints=hints,
+        received_ns=received_ns,
+    )
+
+
+def _texts(metadata: Metadata) -> Mapping[str, str]:
+    if not metadata:
+        return _NO_TEXTS
+    return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _call(
+    layout: _Layout,
+    call_id: str,
+    inputs: tuple[Tensor, ...],
+    *,
+    raw: Buffer | Pieces,
+    metadata: Metadata,
+    texts: Mapping[str, str],
+    hints: DeadlineHints,
+    received_ns: int,
+) -> InferCall:
     head = layout.head
     return InferCall(
         **head.fixed,
         id=call_id,
         received_ns=received_ns,
-        raw=memoryview(body)[start:] if start else body,
+        raw=raw,
         headers=metadata,
-        inputs=tuple([Tensor(*spec, raw) for spec, raw in zip(head.specs, raws, strict=True)]),
-        hints=_hints(head.hints, texts, remaining_ns),
+        inputs=inputs,
+        hints=hints,
         slo=texts.get("x-tritonsched-class"),
         explain=texts.get("x-tritonsched-explain") == "1",
         form=layout.form,
@@ -114,7 +200,7 @@ def _read(
     """Compared with the last one of its model, or walked. Raises _Odd, IndexError."""
     if _LOAD_METRICS in texts:
         raise _Odd
-    key = body[start : start + 2 + body[start + 1]]  # the first field, if it is the model's name
+    key = _key(body, start)
     layout = _layouts.get(key)
     if layout is not None:
         found = _compare(layout, body, start)
@@ -127,8 +213,13 @@ def _read(
     return layout, call_id, raws
 
 
-def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[memoryview]] | None:
-    """Its id and tensors, if the message is laid out this way."""
+def _key(body: bytes | bytearray, start: int) -> bytes:
+    """The first field, if it is the model's name. Raises IndexError."""
+    return bytes(body[start : start + 2 + body[start + 1]])
+
+
+def _begun(layout: _Layout, body: bytes | bytearray, position: int) -> tuple[str, int] | None:
+    """Its id and where that ends, if the message begins this way."""
     if not body.startswith(layout.before, position):
         return None
     position += len(layout.before)
@@ -140,6 +231,15 @@ def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[mem
             return None
         call_id = _text(body[position : position + size])
         position += size
+    return call_id, position
+
+
+def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[memoryview]] | None:
+    """Its id and tensors, if the message is laid out this way."""
+    begun = _begun(layout, body, position)
+    if begun is None:
+        return None
+    call_id, position = begun
     view = memoryview(body)
     raws = []
     for gap, size in layout.gaps:
@@ -199,7 +299,7 @@ def _layout(parts: list[bytes], before: int | None, gaps: list[tuple[bytes, int]
     return _Layout(head, form, b"".join(parts[:before]), ((after, first[1]), *others))
 
 
-def _text(data: bytes) -> str:
+def _text(data: bytes | bytearray) -> str:
     """Raises _Odd for a NUL, at which Triton cuts an id."""
     if 0 in data:
         raise _Odd

@@ -47,7 +47,9 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
             datatype=tensor.datatype,
             shape=(batch.rows, *tensor.shape[1:]),
             parts=tuple(
-                _data(member[tensor.name], job) for member, job in zip(by_name, jobs, strict=True)
+                part
+                for member, job in zip(by_name, jobs, strict=True)
+                for part in _parts(member[tensor.name], job)
             ),
         )
         for tensor in first.inputs
@@ -86,8 +88,10 @@ def _places(name: str, size: int, jobs: "Sequence[Job]") -> Iterator[tuple[int, 
         start += length
 
 
-def _data(tensor: Tensor, job: "Job") -> Part:
-    return tensor.data if tensor.ref is None else job.regions[tensor.ref.region].read(tensor.ref)
+def _parts(tensor: Tensor, job: "Job") -> tuple[Part, ...]:
+    if tensor.ref is not None:
+        return (job.regions[tensor.ref.region].read(tensor.ref),)
+    return (tensor.data,) if tensor.pieces is None else tensor.pieces.parts
 
 
 def row_bytes(info: ModelInfo, name: str) -> int | None:

@@ -73,7 +73,7 @@ def _matches(tensor: Tensor, declared: TensorInfo, rows: int) -> bool:
 def _bytes_fit(tensor: Tensor) -> bool:
     size = byte_size(tensor.datatype, tensor.shape)
     if size is not None:
-        return size == (len(tensor.data) if tensor.ref is None else tensor.ref.byte_size)
+        return size == tensor.byte_size
     elements = 1
     for extent in tensor.shape:
         elements *= extent

@@ -94,6 +94,25 @@ async def test_a_message_in_pieces_is_put_together() -> None:
         assert bytes(there.service.calls[0].raw) == REQUEST
 
 
+async def test_a_large_tensor_is_not_put_together() -> None:
+    """From the second message of its layout on; the bytes to be sent on are those that came."""
+    request = pb.ModelInferRequest(model_name="m", id="x")
+    request.inputs.add(name="IN", datatype="UINT8", shape=(1, 50_000))
+    request.raw_input_contents.append(b"12345" * 10_000)
+    message = request.SerializeToString()
+    async with serving() as there, there.client() as client:
+        for _ in range(2):
+            stream_id = client.call(body=framed(message))
+            assert (await client.status(stream_id))[b"grpc-status"] == b"0"
+        first, second = there.service.calls
+        assert first.inputs[0].data == b"12345" * 10_000
+        pieces = second.inputs[0].pieces
+        assert pieces is not None
+        assert len(pieces.parts) > 1
+        assert bytes(pieces) == b"12345" * 10_000
+        assert bytes(second.raw) == message
+
+
 async def test_trailers_of_a_client_end_what_it_says() -> None:
     async with serving() as there, there.client() as client:
         stream_id = client.open()

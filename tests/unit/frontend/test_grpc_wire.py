@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -236,3 +237,70 @@ def test_a_head_tells_method_coding_and_what_goes_on() -> None:
     )
     assert (head.method, head.encoding) == ("/s/M", "gzip")
     assert head.kept == (("k", "v"), ("k", "w"))
+
+
+def cut(body: bytes, cuts: list[int]) -> list[bytes]:
+    """The body in pieces."""
+    ends = [0, *sorted({end for end in cuts if 0 < end < len(body)}), len(body)]
+    return [body[start:end] for start, end in pairwise(ends)]
+
+
+def decode_pieces(pieces: list[bytes], metadata: grpc_codec.Metadata) -> InferCall | None:
+    return grpc_wire.decode_pieces(pieces, metadata, received_ns=5, remaining_ns=7)
+
+
+@given(messages(), METADATA, st.lists(st.integers(1, 400), min_size=1, max_size=4), NAMES)
+def test_a_message_in_pieces_is_the_same_call_or_left_to_be_joined(
+    message: bytes, metadata: grpc_codec.Metadata, cuts: list[int], other: str
+) -> None:
+    """Also with another id than the one before, whatever its layout."""
+    options: Any = {"received_ns": 5, "remaining_ns": 7}
+    try:
+        grpc_wire.decode(message, metadata, **options)  # its layout is the last one of its model
+        request = pb.ModelInferRequest.FromString(message)
+        request.id = other
+        message = request.SerializeToString()
+        whole = grpc_wire.decode(message, metadata, **options)
+    except ClientError:
+        return
+    made = decode_pieces(cut(framed(message), cuts), metadata)
+    if made is not None:
+        assert bytes(made.raw) == message
+        (tensor,) = made.inputs
+        assert tensor.pieces is not None
+        joined = replace(tensor, data=bytes(tensor.pieces), pieces=None)
+        assert tensor.byte_size == joined.byte_size
+        assert plain(replace(made, raw=whole.raw, inputs=(joined,))) == plain(whole)
+
+
+def picture(size: int, number: str = "1", datatype: str = "UINT8") -> bytes:
+    request = pb.ModelInferRequest(model_name="picture", id=number)
+    request.inputs.add(name="IN", datatype=datatype, shape=(1, size))
+    request.raw_input_contents.append(b"p" * size)
+    made: bytes = request.SerializeToString()
+    return made
+
+
+def test_a_large_tensor_is_left_in_the_pieces_it_came_in() -> None:
+    body = framed(picture(5000))
+    assert grpc_wire.decode(picture(5000), (), received_ns=0, remaining_ns=None).inputs
+    pieces = cut(framed(picture(5000, "2")), [100, 3000])
+    made = decode_pieces(pieces, ())
+    assert made is not None
+    assert made.id == "2"
+    (tensor,) = made.inputs
+    assert tensor.pieces is not None
+    assert list(tensor.pieces.parts[1:]) == pieces[1:]
+    assert all(
+        kept is given for kept, given in zip(tensor.pieces.parts[1:], pieces[1:], strict=True)
+    )
+    assert decode_pieces(cut(body, [3]), ()) is None  # the head is not in the first piece
+    assert decode_pieces(cut(framed(picture(4999)), [100]), ()) is None  # another layout
+    assert decode_pieces(cut(body[:-1], [100]), ()) is None
+    assert decode_pieces([b"\1" + body[1:100], body[100:]], ()) is None  # compressed
+
+
+def test_strings_are_put_together_for_their_lengths_are_walked() -> None:
+    message = picture(5000, datatype="BYTES")
+    assert grpc_wire.decode(message, (), received_ns=0, remaining_ns=None).inputs
+    assert decode_pieces(cut(framed(message), [100]), ()) is None

@@ -13,7 +13,7 @@ from tritonsched.core.request import Request
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.assembly import join, row_bytes, split
 from tritonsched.proxy.job import Job
-from tritonsched.tensors import BatchReply, InferCall, Tensor
+from tritonsched.tensors import BatchReply, InferCall, Pieces, Tensor
 
 
 def job(number: int, made: InferCall, info: ModelInfo = ECHO) -> Job:
@@ -39,6 +39,15 @@ def test_inputs_are_joined_by_name_whatever_their_order() -> None:
         ("A", (2, 2), (a.data, a.data)),
         ("B", (2, 3), (b.data, b.data)),
     ]
+
+
+def test_a_tensor_in_pieces_is_handed_on_as_it_is() -> None:
+    """What copies it, once, is the backend."""
+    whole = tensor(1)
+    parts = (whole.data[:1], memoryview(bytes(whole.data))[1:])
+    cut = replace(whole, data=b"", pieces=Pieces(parts, len(whole.data)))
+    jobs = [job(1, call(cut)), job(2, call(whole))]
+    assert join(batch(jobs), jobs).inputs[0].parts == (*parts, whole.data)
 
 
 def test_all_outputs_are_asked_for_when_the_client_names_none() -> None:
