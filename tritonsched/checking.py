@@ -18,11 +18,12 @@ import typer
 
 from tritonsched.backend.control import Control
 from tritonsched.backend.upstream_h2 import H2Upstream
+from tritonsched.config.classes_section import MS_NS
 from tritonsched.config.faults import FORMATS, Fault, PolicyFaults, did_you_mean
 from tritonsched.config.load import parse_with_places
 from tritonsched.config.profile_file import load_profile
 from tritonsched.config.reader import Places, read_text
-from tritonsched.config.schema import MS_NS, PolicyFile
+from tritonsched.config.schema import PolicyFile
 from tritonsched.errors import ConfigError, TritonschedError
 
 WHOLE_FILE = 1  # where a fault without a place stands
@@ -132,11 +133,12 @@ def against_triton(
     policy: PolicyFile, places: Places, models: frozenset[str], times: Times
 ) -> Iterator[Fault]:
     """What cannot work with these models. times: as Triton has measured them so far."""
-    for name in policy.models:
-        if name not in models:
-            hint = did_you_mean(name, models)
-            message = f"Triton's repository has no model {name!r}{hint}"
-            yield Fault(*places.of(("models", name), key=True), f"models.{name}", message)
+    for name, section in policy.models.items():
+        for wanted in section.variants or [name]:
+            if wanted not in models:
+                hint = did_you_mean(wanted, models)
+                message = f"Triton's repository has no model {wanted!r}{hint}"
+                yield Fault(*places.of(("models", name), key=True), f"models.{name}", message)
     yield from beyond_reach(policy, places, times)
 
 

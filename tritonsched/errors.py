@@ -52,6 +52,12 @@ class BadReservation(ClientError):
     reason = "bad-reservation"
 
 
+class VariantsOnly(ClientError):
+    """A stream, or `generate`, on a model with variants: it takes one of them by name."""
+
+    reason = "variants-only"
+
+
 class UnknownReservation(ClientError):
     """There is no reservation of this name, or of this model."""
 

@@ -183,6 +183,7 @@ class Sidecar:
             shield=self.shield,
             reservations=self.reservations,
         )
+        self.proxy.adopt_families(policy.families(), policy.accuracies())
         repository = self.options.repository if self._embedded else None
         self.seeding = Seeding(self.scheduler, repository, say=self._say)
         self.proxy.on_announce = self.seeding.announced

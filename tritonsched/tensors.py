@@ -195,12 +195,14 @@ class MergedReply:
     """The client's share of a merged answer; the frontend encodes it with the client's own id.
 
     outputs: in the model's order, shape[0] = the request's rows, data owned by this reply.
+    variant: the Triton model that served it, if the client asked for a model with variants.
     """
 
     model: str
     version: str
     outputs: tuple[Tensor, ...]
     explain: Explain | None = None
+    variant: str = ""
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one

@@ -35,6 +35,7 @@ from tritonsched.core.batch import Refuse
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.grpc_server import GrpcServer
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.families import Families
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
@@ -64,6 +65,7 @@ class Echo:
     def __init__(self) -> None:
         self.regions = ClientRegions(is_local=lambda: True)
         self.tallies = Tallies()
+        self.families = Families()
         self.shield = Shield()
         self.reservations = Reservations(
             reserve=lambda _: None, release=lambda _: None, clock=time.monotonic_ns

@@ -50,6 +50,7 @@ class ModelInfo:
     is_decoupled: it answers any number of times.
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
     config_sha256: of the whole configuration, to tell whether a profile is of this model.
+    variants: the Triton models that serve it, if it is not one itself (proxy/families.py).
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelInfo:
     steps: tuple[str, ...] = ()
     is_decoupled: bool = False
     config_sha256: str = field(default="", compare=False)
+    variants: tuple[str, ...] = ()
 
 
 def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tritonsched.config.classes_section import DAY_MS, MS_NS
 from tritonsched.config.faults import PolicyFaults
 from tritonsched.config.load import schema_faults
 from tritonsched.config.reader import FAULTS_MAX, read_text, read_values
-from tritonsched.config.schema import DAY_MS, MS_NS
 
 MODELS_MAX = 100  # with POINTS_MAX each, what the reader's bounds of bytes and tokens allow
 POINTS_MAX = 12  # batch sizes of a model

@@ -6,10 +6,18 @@ without a deadline. The core's own values (nanoseconds) are made here, once.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tritonsched.config.classes_section import (
+    MS_NS,
+    ClassSection,
+    ModelSection,
+    Name,
+    accuracies,
+    families,
+)
 from tritonsched.config.faults import SHOWN_CHARS, did_you_mean
 from tritonsched.config.feedback_section import FeedbackSection
 from tritonsched.config.tenants_section import (
@@ -23,37 +31,15 @@ from tritonsched.config.tenants_section import (
 from tritonsched.core.fairness import Fairness
 from tritonsched.core.feedback import Settings
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
-from tritonsched.core.request import NEVER_NS, SloClass, Tenant
+from tritonsched.core.request import SloClass, Tenant
 from tritonsched.core.tuning import GUARD_NS, Tuning
 
-MS_NS = 1_000_000
 MIB = 1024 * 1024
-DAY_MS = 86_400_000.0
 DEFAULT_CLASS = "default"
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ClassSection(_Section):
-    """A class of service."""
-
-    deadline_ms: float | None = Field(
-        default=None, gt=0, le=DAY_MS, description="From the request's arrival; none if absent."
-    )
-    weight: float = Field(
-        default=1.0, gt=0, le=1e6, description="Worth of one request when not all can be served."
-    )
-
-
-class ModelSection(_Section):
-    """What holds for one model."""
-
-    default_class: Name | None = Field(
-        default=None, description="Class of requests that name none."
-    )
 
 
 class SchedulerSection(_Section):
@@ -236,7 +222,15 @@ class PolicyFile(_Section):
     def slo_classes(self) -> dict[str, SloClass]:
         """The classes as the core knows them, `default` among them."""
         sections = {DEFAULT_CLASS: ClassSection(), **self.classes}
-        return {name: _slo_class(name, section) for name, section in sections.items()}
+        return {name: section.slo_class(name) for name, section in sections.items()}
+
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """The models that have variants, with those."""
+        return families(self.models)
+
+    def accuracies(self) -> dict[str, float]:
+        """By model, where Triton is not to say it."""
+        return accuracies(self.models)
 
     def tenant_rules(self) -> dict[str, Tenant]:
         """The tenants as the core knows them, `default` among them."""
@@ -284,10 +278,3 @@ def references(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:  # YAML may hold anything
     return value if isinstance(value, dict) else {}
-
-
-def _slo_class(name: str, section: ClassSection) -> SloClass:
-    deadline_ns = NEVER_NS
-    if section.deadline_ms is not None:
-        deadline_ns = max(1, int(section.deadline_ms * MS_NS))
-    return SloClass(name, relative_deadline_ns=deadline_ns, weight=section.weight)

@@ -6,9 +6,9 @@ our own.
 """
 
 import re
-from functools import partial
 
 from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.frontend.family_calls import AskHttp, family_http
 from tritonsched.frontend.http_regions import region_call
 from tritonsched.frontend.model_statistics import http_statistics
 from tritonsched.frontend.reservations import reservation_http
@@ -39,23 +39,18 @@ async def forward_http(
     headers: tuple[tuple[str, str], ...],
     body: Buffer,
 ) -> HttpReply:
-    """A control call. Raises TritonUnavailable, GuardedName or Shielded."""
+    """A control call. Raises TritonUnavailable, GuardedName, Shielded or VariantsOnly."""
     service.shield.require(Document(depth_of(bytes(body))))
 
     async def ask(method: str, raw_path: str, body: Buffer) -> HttpReply:
         return await upstream.request(method, raw_path, headers, body)
 
-    answer = await reservation_http(service, method, raw_path, body)
-    if answer is None:
-        answer = await region_call(service, ask, method, raw_path, body)
-    if answer is None:
-        get = partial(ask, "GET", body=body)
-        answer = await http_statistics(service.tallies, get, method, raw_path)
+    answer = await _ours(service, ask, method, raw_path, body)
     if answer is not None:
         return answer
     repository = _REPOSITORY.match(raw_path)
     if repository is None:
-        reply = await upstream.request(method, raw_path, headers, body)
+        reply = await ask(method, raw_path, body)
         if _READY.match(raw_path) and method == "GET" and not service.is_ready:
             return HttpReply(400, "", reply.headers, b"")
         return reply
@@ -64,6 +59,28 @@ async def forward_http(
         service.shield.require(Load(model, files_in(bytes(body))))
     await service.invalidate(model)
     try:
-        return await upstream.request(method, raw_path, headers, body)
+        return await ask(method, raw_path, body)
     finally:
         await service.invalidate(model)
+
+
+async def _ours(
+    service: InferService, ask: AskHttp, method: str, raw_path: str, body: Buffer
+) -> HttpReply | None:
+    """What is not Triton's alone to answer; None: it is another call."""
+
+    async def get(raw_path: str) -> HttpReply:
+        return await ask("GET", raw_path, body)
+
+    async def counted(method: str, raw_path: str, body: Buffer) -> HttpReply:
+        stats = await http_statistics(service.tallies, get, method, raw_path)
+        return await ask(method, raw_path, body) if stats is None else stats
+
+    answer = await reservation_http(service, method, raw_path, body)
+    if answer is None:
+        answer = await region_call(service, ask, method, raw_path, body)
+    if answer is None:
+        answer = await family_http(service.families, counted, method, raw_path, body)
+    if answer is None:
+        answer = await http_statistics(service.tallies, get, method, raw_path)
+    return answer

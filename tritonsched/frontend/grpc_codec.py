@@ -24,6 +24,7 @@ from google.protobuf.unknown_fields import (  # type: ignore[import-not-found]  
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.wire import OFFSET, REGION, SIZE
+from tritonsched.frontend.status import VARIANT_PARAMETER
 from tritonsched.tensors import (
     DeadlineHints,
     InferCall,
@@ -188,6 +189,8 @@ def encode(reply: MergedReply, call: InferCall) -> bytes:
     response = pb.ModelInferResponse(
         model_name=reply.model, model_version=reply.version, id=call.id
     )
+    if reply.variant:
+        response.parameters[VARIANT_PARAMETER].string_param = reply.variant
     for tensor in reply.outputs:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(bytes(tensor.data))

@@ -340,7 +340,7 @@ class Connection(Http2Protocol):
         if self.waiting_bytes > UNREAD_BYTES_MAX:
             outcome = MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
         try:
-            if isinstance(outcome, MergedReply) and outcome.explain is None:
+            if isinstance(outcome, MergedReply) and not (outcome.explain or outcome.variant):
                 body = grpc_wire.encode_framed(outcome, made)
             else:
                 self._end(stream_id, reply_of(outcome, made))

@@ -16,12 +16,14 @@ from tritonsched.backend.base import GrpcCalls
 from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend import grpc_regions
+from tritonsched.frontend.family_calls import family_grpc
 from tritonsched.frontend.grpc_codec import decode, encode
 from tritonsched.frontend.model_statistics import GRPC_STATISTICS, grpc_statistics
 from tritonsched.frontend.reservations import GRPC_METHODS, reservation_grpc
 from tritonsched.frontend.service import InferService
 from tritonsched.frontend.status import EXPLAIN, grpc_status
 from tritonsched.proxy.asked import FILE
+from tritonsched.proxy.families import VARIANT
 from tritonsched.proxy.shield import Load
 from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply
 
@@ -67,6 +69,9 @@ class GrpcMethods:
         try:
             if method == INFER:
                 return await self._infer(message, kept, received_ns, remaining_ns)
+            answer = await self._family(method, message, kept)
+            if answer is not None:
+                return answer
             if method in _RELOADS:
                 return await self._reload(method, message, kept)
             if method in grpc_regions.CALLS:
@@ -85,6 +90,16 @@ class GrpcMethods:
     ) -> GrpcReply:
         call = decode(message, metadata, received_ns=received_ns, remaining_ns=remaining_ns)
         return as_grpc(await self._service.infer(call), call)
+
+    async def _family(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply | None:
+        families = self._service.families
+
+        async def ask(method: str, message: bytes) -> GrpcReply:
+            if method == GRPC_STATISTICS:
+                return await self._statistics(message, metadata)
+            return await self._upstream.unary(method, message, metadata)
+
+        return await family_grpc(families, ask, method, message) if families.models else None
 
     async def _regions(self, method: str, message: bytes, metadata: Metadata) -> GrpcReply:
         async def ask(method: str, message: bytes) -> GrpcReply:
@@ -131,7 +146,8 @@ def as_grpc(answer: Answer, call: InferCall) -> GrpcReply:
     """Any answer as a gRPC one."""
     match answer:
         case MergedReply():
-            return GrpcReply("OK", "", encode(answer, call), explain=answer.explain)
+            told = ((VARIANT, answer.variant),) if answer.variant else ()
+            return GrpcReply("OK", "", encode(answer, call), (), told, explain=answer.explain)
         case GrpcReply():
             return answer
         case HttpReply():

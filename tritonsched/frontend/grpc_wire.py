@@ -359,7 +359,8 @@ def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
 
 def _parts(reply: MergedReply, call: InferCall) -> list[Buffer]:
     outputs = reply.outputs
-    key = (reply.model, reply.version, *[(t.name, t.datatype, t.shape) for t in outputs])
+    named = (reply.model, reply.version, reply.variant)
+    key = (*named, *[(t.name, t.datatype, t.shape) for t in outputs])
     before, after = _response_heads.get(key) or _remember_response(key, reply)
     parts: list[Buffer] = [before]
     if call.id:
@@ -385,7 +386,8 @@ def _remember_response(key: tuple[Any, ...], reply: MergedReply) -> tuple[bytes,
     empty = [Tensor(t.name, t.datatype, t.shape, b"") for t in reply.outputs]
     call = InferCall(wire=Wire.GRPC, model="", version="", id="", received_ns=0, raw=b"")
     before = grpc_codec.encode(MergedReply(reply.model, reply.version, ()), call)
-    whole = grpc_codec.encode(MergedReply(reply.model, reply.version, tuple(empty)), call)
+    answer = MergedReply(reply.model, reply.version, tuple(empty), variant=reply.variant)
+    whole = grpc_codec.encode(answer, call)
     tail = len(empty) * 2  # each raw output is a tag and a length of 0
     if len(_response_heads) >= RESPONSE_HEADS_MAX:
         _response_heads.clear()

@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from tritonsched.backend.wire import OFFSET, REGION, SIZE
+from tritonsched.frontend.status import VARIANT_PARAMETER
+from tritonsched.proxy.families import VARIANT
 from tritonsched.tensors import (
     Buffer,
     DeadlineHints,
@@ -344,12 +346,16 @@ def encode(reply: MergedReply, call: InferCall) -> tuple[list[tuple[str, str]], 
     head: dict[str, Any] = {"id": call.id} if call.id else {}
     head["model_name"] = reply.model
     head["model_version"] = reply.version
+    if reply.variant:
+        head["parameters"] = {VARIANT_PARAMETER: reply.variant}
     head["outputs"] = [_entry(tensor) for tensor in reply.outputs]
     text = orjson.dumps(head)
     tail = [tensor.data for tensor in reply.outputs if len(tensor.data)]
     headers = [("Content-Type", "application/json")]
     if tail:
         headers = [("Content-Type", "application/octet-stream"), (HEAD_LENGTH, str(len(text)))]
+    if reply.variant:
+        headers.append((VARIANT, reply.variant))
     body = b"".join((text, *tail))
     coding = response_coding(_header(call, "accept-encoding"))
     if coding == "gzip":

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from tritonsched.core.batch import Refuse
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.families import Families
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
@@ -14,9 +15,10 @@ from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 class InferService(Protocol):
     """`proxy.service.Proxy` to a server. regions: what clients have registered. tallies: what
-    Triton's statistics lack. shield: what is not let through to it.
+    Triton's statistics lack. shield: what is not let through to it. families: models with variants.
     """
 
+    families: Families
     regions: ClientRegions
     reservations: Reservations
     tallies: Tallies

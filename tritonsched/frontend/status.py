@@ -18,6 +18,7 @@ from tritonsched.tensors import HttpReply
 
 REASON = "x-tritonsched-reason"
 EXPLAIN = "x-tritonsched-explain"
+VARIANT_PARAMETER = "tritonsched_variant"  # of a merged answer
 RETRY_MS = "retry-after-ms"
 _SECOND_NS = 1_000_000_000
 _log = structlog.get_logger()

@@ -8,8 +8,8 @@ nothing: graphs are built and kernels chosen in them.
 
 from collections.abc import Sequence
 
+from tritonsched.config.classes_section import MS_NS
 from tritonsched.config.profile_file import Point
-from tritonsched.config.schema import MS_NS
 
 WARM_RUNS = 5
 RUNS_MIN = 40

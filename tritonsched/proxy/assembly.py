@@ -13,6 +13,7 @@ from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.client_cuda import CudaClientRegion
+from tritonsched.proxy.families import VERSION
 from tritonsched.proxy.named import of_the_model
 from tritonsched.tensors import (
     Answer,
@@ -59,7 +60,7 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
     return BatchCall(
         id=batch.id,
         model=batch.model,
-        version=first.version,
+        version="" if jobs[0].info.variants else first.version,
         rows=batch.rows,
         inputs=inputs,
         outputs=tuple(_output(info, name, jobs) for name in names),
@@ -110,10 +111,15 @@ def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
     """
     rows = [job.request.rows for job in jobs]
     columns = [_split_tensor(tensor, rows) for tensor in reply.outputs]
-    return [
+    answers = [
         MergedReply(reply.model, reply.version, tuple(column[index] for column in columns))
         for index in range(len(jobs))
     ]
+    family = jobs[0].info
+    if family.variants:  # clients get the name that they asked for, and are told who it was
+        for answer in answers:
+            answer.variant, answer.model, answer.version = reply.model, family.name, VERSION
+    return answers
 
 
 def placed(answer: Answer, job: "Job") -> Answer:

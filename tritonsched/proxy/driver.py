@@ -34,16 +34,15 @@ from tritonsched.core.batch import (
     Reject,
 )
 from tritonsched.core.proposal import Proposal
-from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
-from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.again import Again
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.assembly import join, placed, split
 from tritonsched.proxy.client_regions import Regions
 from tritonsched.proxy.explaining import explain, is_ok
+from tritonsched.proxy.families import addressed, told
 from tritonsched.proxy.held import Held
+from tritonsched.proxy.inputs import Inputs
 from tritonsched.proxy.job import Flight, Job, Pending
 from tritonsched.proxy.judging import judged
 from tritonsched.proxy.refusal import refusal_error
@@ -55,7 +54,7 @@ Listener = Callable[[int, Sequence[Decision]], None]
 _log = structlog.get_logger()
 
 
-class Driver:
+class Driver(Inputs):
     """The scheduler's hands on an asyncio loop.
 
     clock: monotonic nanoseconds. make_timer: builds the one timer around the pump. held: counts
@@ -87,9 +86,8 @@ class Driver:
         resend_failed: bool = True,
         resend_lost: bool = True,
     ) -> None:
-        self._scheduler = scheduler
+        super().__init__(scheduler, clock)
         self._backend = backend
-        self._clock = clock
         self._timer = make_timer(self._timer_fired)
         self._held = held or Held()
         self._wakeup_ns: int | None = None
@@ -157,31 +155,10 @@ class Driver:
             self._held.give_back(len(pending.job.call.raw), pending.job.request.tenant)
         return pending
 
-    def reserve(self, reservation: Reservation) -> None:
-        """A stream asks for a guarantee; `on_reserved` hears the answer."""
-        self._scheduler.reserve(reservation, self._clock())
-        self._wake()
-
-    def release(self, reservation_id: int) -> None:
-        """The stream ends."""
-        self._scheduler.release(reservation_id, self._clock())
-        self._wake()
-
-    def set_variant(self, variant: Variant) -> None:
-        self._scheduler.set_variant(variant, self._clock())
-
     def drop_model(self, model: str) -> None:
         """Triton does not serve it. What is left of its calls is still Triton's to word."""
         if not any(pending.job.request.model == model for pending in self._pending.values()):
             self._scheduler.drop_model(model, self._clock())
-
-    def set_server(self, state: ServerState, server: str = "") -> None:
-        self._scheduler.set_server(state, self._clock(), server)
-        self._wake()
-
-    def retune(self, tuning: Tuning) -> None:
-        self._scheduler.retune(tuning, self._clock())
-        self._wake()
 
     async def drained(self) -> None:
         """Wait until no batch is out, those of clients that left included."""
@@ -275,7 +252,7 @@ class Driver:
         end_hold = self._holds.begin(flight.batch, job.call) if job.in_sequence else None
         try:
             if job.send is None:
-                answer = await self._forward(job)
+                answer = await self._forward(job, flight.batch.model)
             else:
                 answer = await job.send(flight.batch.expected_ns)
         except errors.TritonschedError as error:
@@ -292,14 +269,17 @@ class Driver:
         self._scheduler.let_go(batch.id, self._clock())
         self._wake()
 
-    async def _forward(self, job: Job) -> Answer:
+    async def _forward(self, job: Job, variant: str) -> Answer:
         self.require_harmless(job.regions)  # now: a client may shrink them while it waits
-        return await self._backend.forward(job.call)
+        if not job.info.variants:
+            return await self._backend.forward(job.call)
+        answer = await self._backend.forward(addressed(job.call, variant))
+        return told(answer, job.call.model, variant)
 
-    async def _worded(self, job: Job) -> None:
+    async def _worded(self, job: Job, variant: str) -> None:
         """It was executed and does not fit into its client's region: Triton has to say so."""
         try:
-            outcome: Answer | errors.TritonschedError = await self._forward(job)
+            outcome: Answer | errors.TritonschedError = await self._forward(job, variant)
         except errors.TritonschedError as error:
             outcome = error
         pending = self._take(job.request.id)
@@ -368,7 +348,7 @@ class Driver:
         try:
             answer = placed(answer, job)
         except errors.RegionFault:
-            self._spawn(self._worded(job))
+            self._spawn(self._worded(job, batch.model))
             return
         pending = self._take(job.request.id)
         assert pending is not None

@@ -103,6 +103,7 @@ class LivePolicy:
         self.adopt_tenants(policy)
         self._proxy.limit_tensor_bytes(policy.limits.tensor_bytes_max)
         self._proxy.shield.adopt(**policy.shield.model_dump())
+        self._proxy.adopt_families(policy.families(), policy.accuracies())
         given = policy.tuning()
         tuning = replace(
             self._scheduler.tuning,

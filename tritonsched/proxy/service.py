@@ -6,7 +6,8 @@ says why.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -14,22 +15,25 @@ import structlog
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Refuse
-from tritonsched.core.variant import Variant
+from tritonsched.core.variant import Family, Variant
 from tritonsched.errors import (
     BadReservation,
     Draining,
     TritonschedError,
     TritonUnavailable,
     UnknownReservation,
+    VariantsOnly,
 )
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.asked import asked_of, cut_name
 from tritonsched.proxy.client_regions import ClientRegions, Regions
 from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.families import Families
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
+from tritonsched.proxy.model_cache import ModelCache
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.room import Room
@@ -38,58 +42,12 @@ from tritonsched.proxy.streaming import Sequences, sequence_of
 from tritonsched.proxy.wish import Wish, frame_of, reservation_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
-MODELS_MAX = 4096  # (model, version) entries remembered; beyond, the oldest are asked for again
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 _NO_REGIONS: Regions = {}
 _NO_NAMES: frozenset[str] = frozenset()
 _STRICT = ("triton_grpc_error", "true")  # metadata of a stream
 
 _log = structlog.get_logger()
-
-
-class ModelCache:
-    """What Triton says of its models, asked once each. Not cached: models it does not serve."""
-
-    def __init__(self, backend: Backend, announce: Callable[[ModelInfo], None]) -> None:
-        self._backend = backend
-        self._announce = announce
-        self._known: dict[tuple[str, str], ModelInfo] = {}
-        self._asking: dict[tuple[str, str], asyncio.Task[ModelInfo | None]] = {}
-        self._generation = 0
-
-    def known(self, model: str, version: str) -> ModelInfo | None:
-        return self._known.get((model, version))
-
-    async def ask(self, model: str, version: str) -> ModelInfo | None:
-        """The model's entry; None if Triton does not serve it. Raises TritonUnavailable."""
-        key = (model, version)
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask(key))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return await asyncio.shield(task)
-
-    async def _ask(self, key: tuple[str, str]) -> ModelInfo | None:
-        while True:
-            generation = self._generation
-            info = await self._backend.model_info(*key)
-            if generation == self._generation:  # else it may be of the model before a load
-                break
-        if info is not None:
-            while len(self._known) >= MODELS_MAX:
-                del self._known[next(iter(self._known))]
-            self._known[key] = info
-            self._announce(info)
-        return info
-
-    def serves(self, model: str) -> bool:
-        """Whether some version of the model is known."""
-        return any(name == model for name, _ in self._known)
-
-    def forget(self) -> None:
-        """Ask again for all models: one was loaded or unloaded, or Triton is another one."""
-        self._generation += 1
-        self._known.clear()
 
 
 class Proxy:
@@ -99,7 +57,7 @@ class Proxy:
     held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
     alone. regions: shared memory that clients have registered. recount: what Triton counts
     otherwise than clients do, in step with its counters. reservations: clients' streams. shield:
-    what is not let through to Triton.
+    what is not let through to Triton. families: models with variants.
     """
 
     def __init__(
@@ -117,6 +75,7 @@ class Proxy:
         recount: Recount,
         reservations: Reservations,
         shield: Shield | None = None,
+        families: Families | None = None,
     ) -> None:
         self._driver = driver
         self.tallies = recount.tallies
@@ -129,7 +88,8 @@ class Proxy:
         self._intake = intake
         self._signatures = Signatures()
         self._judgements: dict[tuple[str, str, bytes, str], tuple[str, int]] = {}
-        self._models = ModelCache(backend, self._announce)
+        self.families = families or Families()
+        self._models = ModelCache(backend, self.families, self._announce)
         self._held = held
         self._room = Room(held, intake, tensor_bytes_max)
         self._triton_is_up = triton_is_up
@@ -261,6 +221,18 @@ class Proxy:
         """Triton is another process now: what it said before is void."""
         self._models.forget()
 
+    def adopt_families(
+        self, declared: Mapping[str, tuple[str, ...]], accuracies: Mapping[str, float]
+    ) -> None:
+        """The policy file changed: what waits for a family that is no more goes to Triton's own
+        model of that name, if there is one.
+        """
+        if self.families.is_of(declared, accuracies):
+            return
+        for model in self.families.adopt(declared, accuracies):
+            self._driver.drop_family(model)
+        self._models.forget()
+
     def _refused(self, call: InferCall) -> TritonschedError | None:
         """Why no call can be taken now, whatever it is."""
         if self.is_draining:
@@ -268,7 +240,10 @@ class Proxy:
         return self._room.refused(call)
 
     def _job(self, call: InferCall, info: ModelInfo, send: Send | None = None) -> Job:
-        """Raises BadDeadline, UnknownClass, Shielded or GuardedUse."""
+        """Raises BadDeadline, UnknownClass, Shielded, GuardedUse or VariantsOnly."""
+        if send is not None and info.variants:
+            named = ", ".join(info.variants)
+            raise VariantsOnly(f"'{info.name}' has variants: infer it, or stream from {named}")
         lone, signature = self._judged(call, info)
         refs = call.refs
         names = frozenset(cut_name(ref.region) for ref in refs) if refs else _NO_NAMES
@@ -284,6 +259,8 @@ class Proxy:
         if lone:
             self._on_lone(call.model, lone)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
+        if info.variants and request.version:  # the family's; of its variants it is the newest
+            request = replace(request, version="")
         in_sequence = bool(lone) and send is None and sequence_of(call, info) is not None
         return Job(call, info, request, lone, clipped, regions, send, in_sequence)
 
@@ -349,6 +326,9 @@ class Proxy:
 
     def _announce(self, info: ModelInfo) -> None:
         self._judgements.clear()
+        if info.variants:
+            self._driver.set_family(Family(info.name, info.variants))
+            return
         self.on_announce(info)
         self._driver.set_variant(
             Variant(

@@ -79,7 +79,7 @@ class Tallies:
     def __init__(self) -> None:
         self._tallies: dict[Key, Tally] = {}
         self._bases: dict[Key, Count] = {}
-        self._sent: dict[int, int] = {}  # request -> the first one of its batch
+        self._sent: dict[int, tuple[int, str]] = {}  # request -> first one of its batch, its model
 
     # -- Observer -----------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Tallies:
     def on_dispatch(self, batch: Batch, now: int) -> None:
         first = batch.requests[0].id
         for request in batch.requests:
-            self._sent[request.id] = first
+            self._sent[request.id] = (first, batch.model)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         tally = self._tally(batch.model, batch.requests[0].version)
@@ -102,19 +102,20 @@ class Tallies:
         tally.wait_ns += max(0, len(batch.requests) * batch.dispatch_ns - came_ns)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        first = self._sent.pop(request.id, None)
+        sent = self._sent.pop(request.id, None)
         if outcome in _ANSWERED:
             return
         if outcome is Outcome.FAILED:
-            self._failed(request, is_first=first == request.id)
-        elif _is_refused(outcome, reason, was_sent=first is not None):
+            first, model = sent or (0, request.model)
+            self._failed(model, request.version, is_first=first == request.id)
+        elif _is_refused(outcome, reason, was_sent=sent is not None):
             tally = self._tally(request.model, request.version)
             tally.refused += 1
             tally.refused_ns += max(0, now - request.arrival_ns)
 
-    def _failed(self, request: Request, *, is_first: bool) -> None:
+    def _failed(self, model: str, version: str, *, is_first: bool) -> None:
         """A call that Triton failed: its first request stands for what Triton may have counted."""
-        tally = self._tally(request.model, request.version)
+        tally = self._tally(model, version)
         if is_first:
             tally.uncertain += 1
         else:

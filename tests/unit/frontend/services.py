@@ -9,6 +9,7 @@ from tritonsched.core.batch import Refuse
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.status import known
 from tritonsched.proxy.client_regions import ClientRegions
+from tritonsched.proxy.families import Families
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
@@ -50,6 +51,7 @@ class Service:
         self.closes: dict[object, Callable[[], None]] = {}
         self.regions = ClientRegions(is_local=lambda: True)
         self.tallies = Tallies()
+        self.families = Families()
         self.reservations = Reservations(
             reserve=lambda wanted: self.said.append(f"reserve {wanted.id}"),
             release=lambda number: self.said.append(f"release {number}"),

@@ -17,7 +17,7 @@ from tritonsched import errors
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.scripted import ScriptedBackend, Step, hang, lose
 from tritonsched.core.request import SloClass
-from tritonsched.proxy import service
+from tritonsched.proxy import model_cache, service
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.recount import Recount
@@ -202,7 +202,7 @@ async def test_the_entries_remembered_are_bounded_and_the_oldest_is_asked_about_
     loop: VirtualLoop,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "MODELS_MAX", 2)
+        patch.setattr(model_cache, "MODELS_MAX", 2)
         door = Door(loop)
         for version in ("1", "2", "1", "3", "2", "1"):
             await door.ask(call(version=version))
