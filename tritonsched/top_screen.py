@@ -48,6 +48,8 @@ def screen(frame: Json) -> RenderableType:
     styles = _styles(frame)
     parts += [Text(""), _devices(frame["devices"], styles), Text("")]
     parts.append(Columns([_classes(frame["classes"]), _models(frame["models"], styles)]))
+    if len(frame["tenants"]["rows"]) > 1:
+        parts += [Text(""), _tenants(frame["tenants"])]
     parts.append(Text(""))
     parts.append(Columns([_waits(frame["waits"]), _refusals(frame["refusals"])]))
     parts.append(Text(""))
@@ -154,6 +156,23 @@ def _classes(classes: Json) -> Table:
             *(number(row["recent"][name]) for name in list(OUTCOMES)[1:]),
         )
     return _filled(made, (), classes["hidden"])
+
+
+def _tenants(tenants: Json) -> Table:
+    rows = (
+        (
+            Text(plain(row["name"])),
+            f"{number(row['weight'])} x{number(row['boost'])}",
+            percent(row["share"]),
+            str(row["waiting"]),
+            number(row["per_s"]),
+            percent(row["in_time_share"]),
+            number(row["recent"]["rejected"]),
+        )
+        for row in tenants["rows"]
+    )
+    heads = ("tenant", "worth", "share", "waiting", "/s", "in time", "refused")
+    return _filled(_table("Tenants", *heads), rows, tenants["hidden"])
 
 
 def _models(models: Json, styles: dict[str, str]) -> Table:

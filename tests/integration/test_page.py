@@ -15,11 +15,13 @@ from tests.integration.test_bad_input import body, post
 from tests.unit.frontend.test_admin_server import View
 from tests.unit.frontend.wires import raw_http
 from tests.unit.proxy.panorama import Panorama
+from tritonsched.core.request import Tenant
 from tritonsched.frontend.admin_events import Audience
 from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.sidecar import Sidecar
 
 MODELS = [f"model_{number:02}" for number in range(16)]
+TENANTS = ["lab", "shop"]
 CLASSES = [f"background_{number}" for number in range(10)]
 HOSTILE = ("<script>window.hit = 1</script>", "<img src=/x onerror='window.hit = 1'>")
 SHOWN = "document.querySelectorAll('#models tbody tr').length > 0"
@@ -36,7 +38,7 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
 @pytest.fixture(scope="module")
 def busy() -> bytes:
     """A frame of 16 models, 10 classes and 4 devices under overload."""
-    made = Panorama(MODELS, CLASSES)
+    made = Panorama(MODELS, CLASSES, tenants=[Tenant(name) for name in TENANTS])
     made.seconds(2, per_s=1800)
     return orjson.dumps(made.frame())
 
@@ -86,6 +88,7 @@ async def test_sixteen_models_and_ten_classes_are_shown_whole_and_without_a_faul
         await tab.until(SHOWN)
         assert await texts(tab, "#models tbody td:first-child") == MODELS
         assert await texts(tab, "#classes tbody td:first-child") == CLASSES
+        assert await texts(tab, "#tenants tbody td:first-child") == TENANTS
         assert await texts(tab, "#devices .device span:first-child") == [
             "gpu0", "gpu1", "gpu2", "gpu3"
         ]  # fmt: skip
@@ -95,7 +98,7 @@ async def test_sixteen_models_and_ten_classes_are_shown_whole_and_without_a_faul
         served = f"{frame['totals']['since_start']['served']:,}"
         assert served in await texts(tab, ".total b")
         assert await texts(tab, "#state") == ["ready"]
-        for selector in ("#classes", "#models", "#waits", "#refusals"):
+        for selector in ("#classes", "#models", "#tenants", "#waits", "#refusals"):
             wide = f"document.querySelector('{selector}').parentElement"
             assert await tab.evaluate(f"{wide}.scrollWidth - {wide}.clientWidth") == 0, selector
         assert tab.said == tab.blocked == []

@@ -170,6 +170,15 @@ def test_streams_and_cut_lists_are_shown(frame: Json) -> None:
     assert "and 3 more" in text
 
 
+def test_tenants_are_shown_where_there_are_several(frame: Json) -> None:
+    assert "Tenants" not in text_of(frame)
+    (alone,) = frame["tenants"]["rows"]
+    others = [alone | {"name": "shop", "share": 0.25, "boost": 3.5}, alone]
+    text = text_of(frame | {"tenants": {"rows": others, "hidden": 0}})
+    assert "1 x3.5" in text
+    assert "25.0 %" in text
+
+
 def test_numbers_are_short() -> None:
     assert [number(value) for value in (None, 0, 0.123456, 12.34, 1234.5)] == [
         "-", "0", "0.123", "12.3", "1,234"

@@ -7,12 +7,12 @@ much (`hidden`). The form is versioned by FRAME_VERSION; README.md, "Seeing it",
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tritonsched.core.ledger import Ledger
-from tritonsched.core.request import NEVER_NS, Outcome, SloClass
+from tritonsched.core.request import NEVER_NS, Outcome, SloClass, Tenant
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
 from tritonsched.proxy.overview import (
@@ -29,7 +29,7 @@ from tritonsched.proxy.overview import (
 
 FRAME_VERSION = 1
 CHART_S = 2  # of batches on the devices
-ROWS_MAX = 64  # models, classes, reservations, changes; the busiest or newest
+ROWS_MAX = 64  # models, classes, tenants, reservations, changes; the busiest or newest
 RUNS_SHOWN_MAX = 1024  # over all devices
 
 Json = dict[str, Any]
@@ -64,6 +64,7 @@ def frame(
     yield "sidecar", _sidecar(facts, scheduler)
     yield "totals", _totals(recent, ledger, scheduler)
     yield "classes", _cut(_classes(recent, ledger, facts.classes), "requests")
+    yield "tenants", _cut(_tenants(recent, ledger, scheduler), "requests")
     yield "models", _cut(_models(recent, scheduler), "requests")
     devices: list[Json] = []
     yield "devices", {"chart_s": CHART_S, "rows": devices}
@@ -153,13 +154,9 @@ def _busy(runs: list[Run], now: int) -> float:
 
 
 def _classes(recent: list[Sample], ledger: Ledger, classes: Mapping[str, SloClass]) -> list[Json]:
-    grown: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (name, outcome), count in _since(recent, "outcomes").items():
-        grown[name][outcome] = count
-    span_s = _span_s(recent)
     rows = []
+    fared = _fared(recent, "outcomes", ledger.outcomes)
     for name in sorted({*ledger.submitted, *classes}):
-        counts = {outcome.value: ledger.outcomes[name, outcome] for outcome in Outcome}
         slo = classes.get(name)
         rows.append(
             {
@@ -167,13 +164,52 @@ def _classes(recent: list[Sample], ledger: Ledger, classes: Mapping[str, SloClas
                 "deadline_ms": _deadline_ms(slo),
                 "weight": slo.weight if slo else 1.0,
                 "requests": ledger.submitted[name],
-                "per_s": round(sum(grown[name].values()) / span_s, 2),
-                "in_time_share": _share(grown[name][Outcome.SERVED], _judged(grown[name])),
-                "since_start": counts,
-                "recent": {outcome.value: grown[name][outcome.value] for outcome in Outcome},
+                **fared(name),
             }
         )
     return rows
+
+
+def _tenants(recent: list[Sample], ledger: Ledger, scheduler: Watched) -> list[Json]:
+    """In the order of their names. boost: what fairness multiplies their weight by just now."""
+    known, waiting = scheduler.tenancy()
+    rows = []
+    fared = _fared(recent, "tenants", ledger.tenants)
+    for name in sorted({*known.rules, *(name for name, _ in ledger.tenants if name)}):
+        rule = known.rules.get(name) or Tenant(name)
+        how = fared(name)
+        rows.append(
+            {
+                "name": name,
+                "weight": rule.weight,
+                "share": rule.share,
+                "boost": round(known.boost(name), 3),
+                "waiting": waiting.get(name, 0),
+                "requests": sum(how["since_start"].values()),
+                **how,
+            }
+        )
+    return rows
+
+
+def _fared(
+    recent: list[Sample], field_name: str, totals: Mapping[tuple[str, Outcome], int]
+) -> Callable[[str], Json]:
+    """How the requests of a name left. field_name: of the samples; totals: since the start."""
+    grown: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (name, outcome), count in _since(recent, field_name).items():
+        grown[name][outcome] = count
+    span_s = _span_s(recent)
+
+    def fared(name: str) -> Json:
+        return {
+            "per_s": round(sum(grown[name].values()) / span_s, 2),
+            "in_time_share": _share(grown[name][Outcome.SERVED], _judged(grown[name])),
+            "since_start": {outcome.value: totals.get((name, outcome), 0) for outcome in Outcome},
+            "recent": {outcome.value: grown[name][outcome.value] for outcome in Outcome},
+        }
+
+    return fared
 
 
 def _deadline_ms(slo: SloClass | None) -> float | None:

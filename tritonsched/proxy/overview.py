@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from tritonsched.core.batch import Batch
+from tritonsched.core.fairness import Tenants
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.reservation import Reservation
@@ -50,6 +51,8 @@ class Watched(Protocol):
     def running(self) -> tuple[Batch, ...]: ...
 
     def reservations(self) -> tuple[tuple[Reservation, str], ...]: ...
+
+    def tenancy(self) -> tuple[Tenants, dict[str, int]]: ...
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class Sample(NamedTuple):
     reasons: Mapping[tuple[str, str], int]
     work: Mapping[str, Work]
     waits: Mapping[str, Wait]
+    tenants: Mapping[tuple[str, Outcome], int]
 
 
 Point = tuple[int, tuple[int, ...], Mapping[str, int], tuple[int, ...]]
@@ -166,7 +170,7 @@ class Overview:
         work = {model: replace(done) for model, done in self._work.items()}
         waits = {reason: replace(wait) for reason, wait in self._waits.items()}
         outcomes, reasons = dict(ledger.outcomes), dict(ledger.reasons)
-        self.recent.append(Sample(now, outcomes, reasons, work, waits))
+        self.recent.append(Sample(now, outcomes, reasons, work, waits, dict(ledger.tenants)))
         totals = tuple(ledger.total(outcome) for outcome in Outcome)
         times = tuple(getattr(scheduler.tuning, f"{name}_ns") for name in TIMES)
         self.history.append((now, totals, queued, times))

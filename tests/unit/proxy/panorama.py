@@ -4,14 +4,15 @@ Rule: a seed and a time make it; the same arguments, the same history.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 
 from tritonsched.core.batch import Completion, Dispatch
+from tritonsched.core.fairness import Fairness
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Request, SloClass
+from tritonsched.core.request import Request, SloClass, Tenant
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import Variant
 from tritonsched.proxy.frame import Facts, Json, frame
@@ -25,7 +26,14 @@ SECOND_ARRIVALS = 240
 class Panorama:
     """A scheduler under load with its ledger and overview, one second at a time."""
 
-    def __init__(self, models: list[str], classes: list[str], *, devices: int = 4) -> None:
+    def __init__(
+        self,
+        models: list[str],
+        classes: list[str],
+        *,
+        devices: int = 4,
+        tenants: Sequence[Tenant] = (Tenant("default"),),
+    ) -> None:
         self.random = random.Random(7)
         self.models = models
         self.classes = {
@@ -35,6 +43,8 @@ class Panorama:
         self.overview = Overview(is_watched=True)
         self.ledger = Ledger()
         self.scheduler = Scheduler(POLICIES["lite"](), observers=(self.ledger, self.overview))
+        self.tenants = tenants
+        self.scheduler.tenants.adopt({one.name: one for one in tenants}, Fairness())
         for number, model in enumerate(models):
             device = f"gpu{number % devices}"
             self.scheduler.set_variant(Variant(model, 8, (device,)), 0)
@@ -74,7 +84,11 @@ class Panorama:
         slo = self.random.choice(list(self.classes.values()))
         deadline_ns = self.now + slo.relative_deadline_ns
         model = self.random.choice(self.models)
-        request = Request(self._request, model, slo.name, 0, 1, self.now, deadline_ns, slo.weight)
+        tenant = self.tenants[self._request % len(self.tenants)]
+        weight = slo.weight * tenant.weight
+        request = Request(
+            self._request, model, slo.name, 0, 1, self.now, deadline_ns, weight, tenant=tenant.name
+        )
         self.scheduler.submit(request, self.now)
 
     def _run_to(self, end_ns: int) -> None:

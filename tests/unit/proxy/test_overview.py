@@ -9,9 +9,10 @@ import pytest
 
 from tests.unit.proxy.panorama import MS, Panorama, S
 from tritonsched.core.batch import Batch
+from tritonsched.core.fairness import Fairness
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Outcome, RejectReason, Request
+from tritonsched.core.request import Outcome, RejectReason, Request, Tenant
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
@@ -186,6 +187,29 @@ def test_a_frame_shows_every_model_class_and_device_and_agrees_with_the_ledger(
     assert made["history"]["points"][-1][1] == tuple(whole.values())
     assert all(0 < row["busy_share"] <= 1 for row in made["devices"]["rows"])
     assert 0 < made["prediction"]["error_p50"] <= made["prediction"]["error_p99"] < 1
+
+
+def test_a_frame_shows_the_policy_files_tenants_and_how_each_fares() -> None:
+    """Those that nothing came of, too; only real names, so one without a name is nobody."""
+    rules = (Tenant("lab"), Tenant("shop", weight=2.0, share=0.5))
+    made = Panorama(["m0", "m1"], ["c0"], devices=1, tenants=rules)
+    made.seconds(2, per_s=900)
+    made.scheduler.tenants.adopt(
+        {rule.name: rule for rule in (*rules, Tenant("new"))}, Fairness(1.0, strength=4.0)
+    )
+    rows = {row["name"]: row for row in made.frame()["tenants"]["rows"]}
+    assert list(rows) == ["lab", "new", "shop"]
+    assert (rows["shop"]["weight"], rows["shop"]["share"]) == (2.0, 0.5)
+    assert rows["new"]["requests"] == 0
+    assert (rows["new"]["in_time_share"], rows["new"]["boost"]) == (None, 1.0)
+    assert rows["lab"]["in_time_share"] < rows["shop"]["in_time_share"]
+    assert rows["lab"]["boost"] > 1.0
+    for name in ("lab", "shop"):
+        left = {kind: made.ledger.tenants[name, kind] for kind in Outcome}
+        assert rows[name]["since_start"] == {kind.value: many for kind, many in left.items()}
+        assert rows[name]["requests"] == sum(left.values()) > 100
+    waiting = sum(row["waiting"] for row in rows.values())
+    assert waiting == made.frame()["totals"]["waiting"] > 0
 
 
 def test_a_frame_is_json_and_its_numbers_are_finite(busy: Panorama) -> None:

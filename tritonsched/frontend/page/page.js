@@ -31,13 +31,14 @@ function draw(frame) {
   const order = new Map(frame.models.rows.map((row, index) => [row.name, index]));
   const colourOf = (model) => modelColour(order.get(model) ?? 15);
   const recent = `last ${frame.sidecar.recent_s} s`;
-  for (const id of ["classes-span", "models-span", "waits-span"]) setText(at(id), recent);
+  for (const id of ["classes-span", "models-span", "tenants-span", "waits-span"]) setText(at(id), recent);
   head(frame.sidecar);
   totals(frame.totals, frame.devices.rows, recent);
   history(frame.history, [...order.keys()], colourOf);
   setText(at("devices-span"), `last ${frame.devices.chart_s} s, coloured by model; share of it that the device worked`);
   gantt(at("devices"), frame.devices, colourOf);
   classes(frame.classes);
+  tenants(frame.tenants);
   models(frame.models, colourOf);
   reasons(frame.waits, frame.refusals);
   prediction(frame.prediction, colourOf);
@@ -116,6 +117,9 @@ function key(id, entries) {
 const plain = (head, text) => ({ head, text: (row) => words.number(text(row)) });
 const name = (head, dot) => ({ head, text: (row) => row.name, title: (row) => row.name, dot });
 
+const losses = ["late", "rejected", "expired", "failed", "cancelled"].map((one) => (
+  { head: words.outcome(one), text: (row) => words.count(row.recent[one]) }));
+
 function classes({ rows, hidden }) {
   const columns = [
     name("class"),
@@ -123,10 +127,23 @@ function classes({ rows, hidden }) {
     plain("worth", (row) => row.weight),
     plain("requests /s", (row) => row.per_s),
     { head: "in time", text: (row) => words.percent(row.in_time_share), bar: (row) => row.in_time_share },
-    ...["late", "rejected", "expired", "failed", "cancelled"].map((one) => (
-      { head: words.outcome(one), text: (row) => words.count(row.recent[one]) })),
+    ...losses,
   ];
   fill(at("classes"), columns, rows, { hidden });
+}
+
+function tenants({ rows, hidden }) {
+  at("tenants-panel").hidden = rows.length < 2;
+  fill(at("tenants"), [
+    name("tenant"),
+    plain("worth", (row) => row.weight),
+    plain("fairness, times", (row) => row.boost),
+    { head: "its share", text: (row) => words.percent(row.share) },
+    { head: "waiting", text: (row) => words.count(row.waiting) },
+    plain("requests /s", (row) => row.per_s),
+    { head: "in time", text: (row) => words.percent(row.in_time_share), bar: (row) => row.in_time_share },
+    ...losses,
+  ], rows, { hidden });
 }
 
 function models({ rows, hidden }, colourOf) {
