@@ -23,7 +23,7 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.doctor import doctor, status
 from tritonsched.errors import ConfigError, StartupError, TritonschedError
 from tritonsched.exporting import app as tuning
-from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, TlsFiles, no_policy_file
 from tritonsched.profiling.command import profile
 from tritonsched.serve import run_serve
 from tritonsched.sim.command import simulate
@@ -117,6 +117,15 @@ DrainOption = Annotated[
     float,
     typer.Option(envvar=_env("DRAIN_S"), min=0, max=3600, help="Time for queued work at shutdown."),
 ]
+TlsCertOption = Annotated[
+    Path | None,
+    typer.Option(envvar=_env("TLS_CERT"), help="PEM certificate of the HTTP and the gRPC port."),
+]
+TlsKeyOption = Annotated[Path | None, typer.Option(envvar=_env("TLS_KEY"), help="Its key (PEM).")]
+TlsClientCaOption = Annotated[
+    Path | None,
+    typer.Option(envvar=_env("TLS_CLIENT_CA"), help="Clients need a certificate of this CA (PEM)."),
+]
 RecordOption = Annotated[
     Path | None,
     typer.Option(
@@ -153,33 +162,24 @@ def serve(
     admin_token: AdminTokenOption = None,
     record: RecordOption = None,
     record_bytes: RecordBytesOption = RECORD_BYTES,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_client_ca: TlsClientCaOption = None,
 ) -> None:
     """Serve in front of the Triton of --triton-http and --triton-grpc, or of an embedded one."""
     _check_addresses(triton_http, triton_grpc, triton_metrics)
     reread = partial(_policy, policy, rule, transport, profile)
     with _faults_told():
-        run_serve(
-            ServeOptions(
-                host=host,
-                http_port=http_port,
-                grpc_port=grpc_port,
-                metrics_port=metrics_port,
-                triton_http=triton_http,
-                triton_grpc=triton_grpc,
-                triton_metrics=triton_metrics,
-                policy=reread(),
-                repository=repository,
-                triton_env=triton_env,
-                run_dir=run_dir,
-                drain_s=drain_s,
-                grpc_frontend=grpc_frontend,
-                policy_path=policy,
-                read_policy=reread if policy else no_policy_file,
-                admin_token=admin_token,
-                record=record,
-                record_bytes=record_bytes,
-            )
-        )
+        options = ServeOptions(
+            host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
+            triton_http=triton_http, triton_grpc=triton_grpc, triton_metrics=triton_metrics,
+            policy=reread(), repository=repository, triton_env=triton_env, run_dir=run_dir,
+            drain_s=drain_s, grpc_frontend=grpc_frontend,
+            policy_path=policy, read_policy=reread if policy else no_policy_file,
+            admin_token=admin_token, record=record, record_bytes=record_bytes,
+            tls=_tls(tls_cert, tls_key, tls_client_ca),
+        )  # fmt: skip
+        run_serve(options)
 
 
 @contextmanager
@@ -192,6 +192,14 @@ def _faults_told() -> Iterator[None]:
     except TritonschedError as error:
         _say(str(error))
         raise typer.Exit(1) from error
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    if cert is None or key is None:
+        if (cert, key, client_ca) != (None, None, None):
+            _refuse("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
+        return None
+    return TlsFiles(cert, key, client_ca)
 
 
 def _check_addresses(http: str | None, grpc: str | None, metrics: str | None) -> None:

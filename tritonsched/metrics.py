@@ -49,6 +49,7 @@ COUNTERS = {
     "merge_failures_total": ("Merged batches that failed and were sent one by one.", ("model",)),
     "policy_reloads_total": ("Reloads of the policy file by how they ended.", ("outcome",)),
     "tuning_changes_total": ("Numbers that feedback changed.", ("knob", "direction")),
+    "connections_ended_total": ("Connections ended or refused by reason.", ("port", "reason")),
     "shielded_total": ("Requests refused because they would end Triton.", ("rule",)),
     "record_lines_total": ("Lines of --record: written or dropped.", ("result",)),
     "lone_requests_total": ("Requests that could not be merged.", ("model", "reason")),
@@ -58,6 +59,7 @@ GAUGES = {
     "tenant_queued_requests": ("Requests waiting now, by tenant.", ("tenant",)),
     "tenant_in_time_ratio": ("Moving mean of a tenant's requests on time.", ("tenant",)),
     "tenant_boost_ratio": ("Times that fairness makes a tenant's requests worth.", ("tenant",)),
+    "connections": ("Clients' connections now.", ("port",)),
     "policy_generation": ("Policies taken into use since the start.", ()),
     "ready": ("1 while the sidecar can serve.", ()),
     "tensor_bytes_in_flight": ("Bytes of the requests held now.", ()),
@@ -190,6 +192,15 @@ class Metrics:
     def shielded(self, rule: str) -> None:
         """A request was refused by a rule of the shield."""
         self._bump("shielded_total", rule)
+
+    def connection_ended(self, port: str, reason: str) -> None:
+        """A client's connection was ended or refused; not one that ended by itself."""
+        self._bump("connections_ended_total", port, reason)
+
+    def set_connections(self, connections: Mapping[str, int]) -> None:
+        """How many there are, by port."""
+        for port, count in connections.items():
+            self._gauges["connections", port] = count
 
     def policy_reloaded(self, outcome: str, generation: int) -> None:
         """A reload ended: applied, refused or rolled-back."""

@@ -24,11 +24,23 @@ class GrpcFrontend(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. certificate: with its chain. client_ca: who signs clients' certificates, which are
+    then asked for; None: they are not.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What `tritonsched serve` was asked for. triton_http and triton_grpc: both or neither.
 
     policy_path: where `policy` stands; None: it cannot be reloaded. read_policy: reads it again.
-    record: where to write what happens; None: nowhere. record_bytes: of one file.
+    record: where to write what happens; None: nowhere. record_bytes: of one file. tls: of the HTTP
+    and the gRPC port; None: they are plain.
     """
 
     host: str
@@ -49,6 +61,7 @@ class ServeOptions:
     admin_token: str | None = None
     record: Path | None = None
     record_bytes: int = RECORD_BYTES
+    tls: TlsFiles | None = None
 
 
 def example_request(http: str) -> str:
@@ -66,10 +79,13 @@ def example_request(http: str) -> str:
     )
 
 
-def greeting(host: str, http_port: int, grpc_port: int, admin_port: int) -> list[str]:
+def greeting(
+    host: str, http_port: int, grpc_port: int, admin_port: int, *, tls: bool = False
+) -> list[str]:
     """What a person at the terminal is told when it is ready."""
     shown = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
-    http, admin = f"http://{shown}:{http_port}", f"http://{shown}:{admin_port}"
+    scheme = "https" if tls else "http"
+    http, admin = f"{scheme}://{shown}:{http_port}", f"http://{shown}:{admin_port}"
     return [
         f"HTTP     {http}",
         f"gRPC     {shown}:{grpc_port}",

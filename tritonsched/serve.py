@@ -6,6 +6,7 @@ Rule: what belongs to the process alone (signals, the loop, the garbage collecto
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 from collections.abc import Coroutine
 from typing import Any
@@ -19,8 +20,17 @@ from tritonsched.sidecar import Sidecar
 GC_THRESHOLDS = (50_000, 50, 1_000)  # young collections cost 3-5 µs; full ones never run (freeze)
 
 
+def raise_open_files() -> None:
+    """As many open files as the system lets us have: a connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # a container may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run_serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartupError if it cannot start."""
+    raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options, Console(highlight=False)))
 

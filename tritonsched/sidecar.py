@@ -27,13 +27,11 @@ from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.frontend.admin_events import Audience
 from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.frontend.admin_tuning import Tuned
-from tritonsched.frontend.grpc_h2_server import H2GrpcServer
-from tritonsched.frontend.grpc_server import GrpcServer
-from tritonsched.frontend.http_server import HttpServer
 from tritonsched.frontend.show import Seen, Show
 from tritonsched.frontend.triton_metrics import triton_metrics
 from tritonsched.metrics import Metrics
-from tritonsched.options import GrpcFrontend, ServeOptions, greeting
+from tritonsched.options import ServeOptions, greeting
+from tritonsched.ports import Ports
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import Tuner
@@ -227,22 +225,9 @@ class Sidecar:
 
     async def _listen(self) -> None:
         options = self.options
-        limit = options.policy.limits.request_bytes_max
-        self.http_server = HttpServer(
-            self.proxy,
-            self._http,
-            host=options.host,
-            port=options.http_port,
-            request_bytes_max=limit,
-        )
-        ngh2 = options.grpc_frontend is GrpcFrontend.NGH2
-        self.grpc_server: H2GrpcServer | GrpcServer = (H2GrpcServer if ngh2 else GrpcServer)(
-            self.proxy,
-            self._grpc,
-            host=options.host,
-            port=options.grpc_port,
-            request_bytes_max=limit,
-        )
+        self.ports = Ports(options, self.metrics_registry, say=self._say)
+        self.http_server = self.ports.http(self.proxy, self._http)
+        self.grpc_server = self.ports.grpc(self.proxy, self._grpc)
         self.admin_server = AdminServer(
             self,
             host=options.host,
@@ -283,7 +268,7 @@ class Sidecar:
 
     def _announce(self) -> None:
         ports = (self.http_server.port, self.grpc_server.port, self.admin_server.port)
-        for line in greeting(self.options.host, *ports):
+        for line in greeting(self.options.host, *ports, tls=self.options.tls is not None):
             self._say(line)
 
     # -- while it runs ------------------------------------------------------------------------
@@ -321,6 +306,7 @@ class Sidecar:
         """SIGHUP."""
         if hasattr(self, "reloader"):  # else it is being started and reads the file anyway
             self._spawn(self._reload())
+            self.ports.reload_tls()
 
     async def _reload(self) -> None:
         await self.reloader.reload()
@@ -353,6 +339,7 @@ class Sidecar:
         )
         self.metrics_registry.set_tuning(self.scheduler.tuning)
         self.metrics_registry.set_recordings(self.recorders)
+        self.metrics_registry.set_connections(self.ports.connections())
         self.metrics_registry.set_speeds(self.scheduler.speeds())
         self.metrics_registry.set_tenants(*self.scheduler.tenancy())
         self.metrics_registry.set_backend(

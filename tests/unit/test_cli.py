@@ -15,7 +15,7 @@ from tritonsched import cli
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.policies import POLICIES
 from tritonsched.errors import BackendError, ConfigError, StartupError, TritonschedError
-from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, no_policy_file
+from tritonsched.options import RECORD_BYTES, GrpcFrontend, ServeOptions, TlsFiles, no_policy_file
 from tritonsched.profiling.text import profile_text
 
 BOTH = ("--triton-http", "h:1", "--triton-grpc", "h:2")
@@ -35,6 +35,9 @@ ENVIRONMENT = {
     "admin_token": "secret",
     "record": "r.jsonl",
     "record_bytes": "2000000",
+    "tls_cert": "cert.pem",
+    "tls_key": "key.pem",
+    "tls_client_ca": "ca.pem",
 }
 
 
@@ -99,6 +102,7 @@ def test_without_options_it_serves_the_repository_on_tritons_own_ports(serve: Se
         "admin_token": None,
         "record": None,
         "record_bytes": RECORD_BYTES,
+        "tls": None,
     }
 
 
@@ -112,6 +116,9 @@ def expected() -> dict[str, Any]:
     made["drain_s"] = float(made["drain_s"])
     made["grpc_frontend"] = GrpcFrontend(made["grpc_frontend"])
     made |= {"policy_path": None, "read_policy": no_policy_file}
+    made["tls"] = TlsFiles(
+        *[Path(made.pop(f"tls_{name}")) for name in ("cert", "key", "client_ca")]
+    )
     return made
 
 
@@ -163,6 +170,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("--triton-grpc", "h:2"),
         "--triton-http and --triton-grpc belong together; name both or neither",
     ),
+    "half a certificate": (("--tls-cert", "c"), "--tls-cert and --tls-key belong together"),
+    "a CA alone": (("--tls-client-ca", "c"), "--tls-cert and --tls-key belong together"),
     "no port": (("--triton-http", "h", "--triton-grpc", "h:2"), "--triton-http: 'h' is not HOST"),
     "no host": (("--triton-http", ":1", "--triton-grpc", "h:2"), "--triton-http: ':1' is not HOST"),
     "port 0": ((*BOTH[:3], "h:0"), "--triton-grpc: 'h:0' is not HOST:PORT"),

@@ -68,6 +68,8 @@ def fed() -> Metrics:
     metrics.merge_failed("m")
     metrics.shielded("json-depth")
     metrics.policy_reloaded("applied", 2)
+    metrics.connection_ended("http", "slow-head")
+    metrics.set_connections({"http": 1})
     metrics.tuning_changed("safety", "up")
     metrics.set_speeds({"gpu0": DeviceSpeed()})
     metrics.set_recordings([SimpleNamespace(written=5, dropped=1, failure="")])

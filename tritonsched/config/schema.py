@@ -84,10 +84,23 @@ class LimitsSection(_Section):
         default=256, ge=1, le=1_048_576, description="MiB of tensors in flight, all models."
     )
     request_mib_max: int = Field(default=2047, ge=1, le=2047, description="MiB of one request.")
+    connections_max: int = Field(
+        default=16_384, ge=1, le=1_000_000, description="Clients' connections to one port."
+    )
+    held_mib_max: int = Field(
+        default=4096,
+        ge=1,
+        le=1_048_576,
+        description="MiB of requests in part and of answers not read, of one port's connections.",
+    )
 
     @property
     def tensor_bytes_max(self) -> int:
         return self.tensor_mib_max * MIB
+
+    @property
+    def held_bytes_max(self) -> int:
+        return self.held_mib_max * MIB
 
     @property
     def request_bytes_max(self) -> int:

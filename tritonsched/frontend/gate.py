@@ -72,12 +72,17 @@ class Limits:
     held_bytes_max: int = 4 << 30
 
 
+def _always() -> bool:
+    return True
+
+
 def _nobody(_reason: str) -> None:
     """Nobody counts."""
 
 
 class Gate:
     """The connections of one port. ended: hears the reason for each that was ended or refused.
+    has_room: whether there is any for one more, whatever its number here.
 
     none_left: set while there is none.
     """
@@ -88,8 +93,10 @@ class Gate:
         *,
         ended: Callable[[str], None] = _nobody,
         clock: Callable[[], int] = time.monotonic_ns,
+        has_room: Callable[[], bool] = _always,
     ) -> None:
         self.limits = limits
+        self._has_room = has_room
         self.ended = ended
         self.clock = clock
         self.none_left = asyncio.Event()
@@ -108,7 +115,8 @@ class Gate:
 
     def admit(self, guest: Guest) -> bool:
         """A connection is there; False: it has to be closed at once, and was counted."""
-        if len(self._all) >= self.limits.connections_max and not self._made_room():
+        is_full = len(self._all) >= self.limits.connections_max or not self._has_room()
+        if is_full and not self._made_room():
             self.ended(TOO_MANY)
             return False
         self._all[guest] = None

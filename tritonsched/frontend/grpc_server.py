@@ -55,13 +55,20 @@ class GrpcServer:
         host: str,
         port: int,
         request_bytes_max: int,
+        connections_max: int = 16_384,
+        tls: grpc.ServerCredentials | None = None,
     ) -> None:
+        self._tls = tls
         self._methods = GrpcMethods(service, upstream)
         self._streams = Streams(service, upstream)
         self._host = host
         self._wanted_port = port
         self.port = 0
-        options = (*_OPTIONS, ("grpc.max_receive_message_length", request_bytes_max))
+        options = (
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", request_bytes_max),
+            ("grpc.max_allowed_incoming_connections", connections_max),
+        )
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handlers(self._handler),))
 
@@ -69,7 +76,10 @@ class GrpcServer:
         """Listen. Raises StartupError if the port is taken."""
         address = f"{self._host}:{self._wanted_port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            if self._tls is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self._tls)
         except RuntimeError as error:
             raise StartupError(
                 f"gRPC port {address}: cannot be bound (in use?); choose another with --grpc-port"
