@@ -26,7 +26,7 @@ PARTS_MAX = 100  # FILE.1 ... of one recording
 FAULTS_SHOWN = 20
 TIME_NS_MAX = NEVER_NS
 EXEC_NS_MAX = 86_400_000_000_000
-WEIGHT_MAX = 1e6
+WEIGHT_MAX = 1e12  # of a class times a tenant
 _Values = Mapping[str, Any]
 _TUNING = asdict(Tuning())
 
@@ -210,6 +210,7 @@ class _Reader:
             deadline_ns=NEVER_NS if deadline is None else _time(values, "deadline_ns") - origin,
             weight=_weight(values),
             alone=_flag(values, "alone"),
+            tenant=_text(values, "tenant") if "tenant" in values else "",
         )
         made.received_ns[number] = received_ns
 

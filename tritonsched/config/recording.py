@@ -3,8 +3,8 @@ fact and stands alone; a reader believes nothing that it has not checked.
 
 Each file begins with a header (version, policy, start, clock), then what holds at its begin:
 tuning, state of Triton, models. So a file can be replayed without those before it. Times are
-integer ns of the sidecar's monotonic clock. Names of models, classes and devices are in it; no
-payload, no address, no client.
+integer ns of the sidecar's monotonic clock. Names of models, classes, tenants and devices are in
+it; no payload, no address, no client. A weight is without what fairness made of it.
 """
 
 import json
@@ -82,9 +82,10 @@ def arrive_line(request: Request, now: int) -> str:
     deadline = request.deadline_ns if request.has_deadline else "null"
     return (
         f'{{"what":"arrive","at_ns":{now},"id":{request.id},"model":{_quoted(request.model)},'
-        f'"class":{_quoted(request.slo)},"signature":{request.signature},"rows":{request.rows},'
+        f'"class":{_quoted(request.slo)},"tenant":{_quoted(request.tenant)},'
+        f'"signature":{request.signature},"rows":{request.rows},'
         f'"received_ns":{request.arrival_ns},"deadline_ns":{deadline},'
-        f'"weight":{request.weight!r},"alone":{"true" if request.alone else "false"}}}\n'
+        f'"weight":{request.weight / request.boost!r},"alone":{"true" if request.alone else "false"}}}\n'
     )
 
 

@@ -6,7 +6,7 @@ times are: by rows the median of what was measured, times the noise of a batch o
 ran about then, drawn with a seed; so throttling in the recording throttles the replay. Each policy
 begins with those medians as its profile, as a sidecar does that has run for a while.
 A deadline as long as its class allowed is taken for the class' own, a shorter one for the client's;
-a request in its model's default class is taken for one that named none.
+a request in its model's default class is taken for one that named none; tenants likewise.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from tritonsched.config.schema import PolicyFile
 from tritonsched.core.batch import Batch
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.request import NEVER_NS, Outcome, Request, Tenant
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState
@@ -170,6 +170,7 @@ def replayed(traffic: Traffic, name: str, policy: PolicyFile, *, seed: int) -> R
     rule = POLICIES[policy.scheduler.policy]()
     first = _tuned(tunings[0][1], policy, recording.policy)
     scheduler = Scheduler(rule, tuning=first, observers=(account,))
+    scheduler.tenants.adopt(policy.tenant_rules(), policy.fairness_rule())
     inform(scheduler, traffic.models)
     simulation = Simulation(scheduler, world, keep_log=False)
     for at_ns, tuning in tunings:
@@ -226,7 +227,21 @@ def _under(traffic: Traffic, policy: PolicyFile, account: Account) -> Iterator[R
         if request.has_deadline and wanted_ns < allowed_ns:
             relative_ns = min(relative_ns, wanted_ns)
         deadline_ns = NEVER_NS if relative_ns >= NEVER_NS else received_ns + relative_ns
-        yield replace(request, slo=slo.name, weight=slo.weight, deadline_ns=deadline_ns)
+        tenant = _tenant_of(request, policy, old)
+        yield replace(
+            request,
+            slo=slo.name,
+            weight=slo.weight * tenant.weight,
+            deadline_ns=deadline_ns,
+            tenant=tenant.name,
+        )
+
+
+def _tenant_of(request: Request, policy: PolicyFile, old: PolicyFile) -> Tenant:
+    """Who asks under the new policy. With whom it merges stays as it was recorded."""
+    rules = policy.tenant_rules()
+    named = request.tenant if request.tenant != old.default_tenant else policy.default_tenant
+    return rules.get(named, rules[policy.default_tenant])
 
 
 def agreement(real: Run, replay: Run) -> Agreement:

@@ -20,7 +20,9 @@ from tritonsched.core.request import NEVER_NS, Outcome, Request
 def test_every_line_is_one_line_and_holds_what_it_was_given(
     model: str, slo: str, weight: float, deadline_ns: int, alone: bool
 ) -> None:
-    request = Request(3, model, slo, 1, 2, 5, deadline_ns, weight, alone)
+    request = Request(
+        3, model, slo, 1, 2, 5, deadline_ns, 4 * weight, alone, tenant=model, boost=4.0
+    )
     batch = Batch(9, model, slo, (request,), 2, 10, 11, 12)
     lines = [
         recording.arrive_line(request, 6),
@@ -31,6 +33,7 @@ def test_every_line_is_one_line_and_holds_what_it_was_given(
     assert all(line.count("\n") == 1 and line.endswith("\n") for line in lines)
     arrive, dispatch, complete, leave = map(json.loads, lines)
     assert (arrive["model"], arrive["class"], arrive["weight"]) == (model, slo, weight)
+    assert arrive["tenant"] == model
     assert arrive["deadline_ns"] == (None if deadline_ns == NEVER_NS else deadline_ns)
     assert arrive["alone"] is alone
     assert (dispatch["device"], dispatch["requests"], dispatch["expected_ns"]) == (slo, [3], 12)

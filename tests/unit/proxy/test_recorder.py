@@ -67,7 +67,7 @@ def test_a_line_a_fact_after_a_header_with_version_policy_start_and_clock(tmp_pa
     assert arrive == {
         "what": "arrive", "at_ns": 105, "id": 1, "model": 'a "b"\n', "class": "gold",
         "signature": 7, "rows": 2, "received_ns": 100, "deadline_ns": 200, "weight": 4.0,
-        "alone": False,
+        "alone": False, "tenant": "",
     }  # fmt: skip
     assert (dispatch["batch"], dispatch["requests"], dispatch["start_ns"]) == (5, [1], 115)
     assert (complete["exec_ns"], complete["device"], complete["rows"]) == (60, "gpu0", 2)

@@ -108,6 +108,24 @@ def test_requests_that_named_no_class_follow_the_new_default(exact: Recording) -
     assert set(account.submitted) == {"bulk", "gold"}
 
 
+def test_tenants_have_what_the_new_policy_gives_them(exact: Recording) -> None:
+    """As recorded they are named like the classes; who is not in the new file is its default."""
+    tenants = {"tenants": {"gold": {"queue_requests_max": 1}}, "default_tenant": "default"}
+    new = PolicyFile.model_validate(POLICY.model_dump() | tenants)
+    account = replayed(Traffic(exact), "n", new, seed=1).account
+    assert {name for name, _ in account.tenants} == {"gold", "default"}
+    full = {slo for slo, reason in account.reasons if reason == "tenant-queue-full"}
+    assert full == {"gold"}
+    assert {request.tenant for request in exact.arrivals.values()} == {"gold", "free"}
+
+
+def test_a_tenants_weight_counts_in_what_is_earned(exact: Recording) -> None:
+    tenants = {"tenants": {"gold": {"weight": 3.0}}}
+    new = PolicyFile.model_validate(POLICY.model_dump() | tenants)
+    account = replayed(Traffic(exact), "n", new, seed=1).account
+    assert account.utility["gold"] == 12.0 * account.outcomes["gold", Outcome.SERVED]
+
+
 def test_a_class_without_a_deadline_takes_it_away(exact: Recording) -> None:
     new = PolicyFile.model_validate({"classes": {"gold": {}, "free": {}}, "default_class": "free"})
     account = replayed(Traffic(exact), "n", new, seed=1).account
