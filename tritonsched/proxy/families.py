@@ -12,7 +12,7 @@ from dataclasses import replace
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply, Wire
+from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, MergedReply, Pieces, Wire
 
 VERSION = "1"
 _VERSIONS = ("", VERSION)
@@ -114,13 +114,17 @@ def _misfit(info: ModelInfo, first: ModelInfo) -> str:
 
 
 def addressed(call: InferCall, variant: str) -> InferCall:
-    """The call as its client sent it, but to that Triton model, in its newest version."""
+    """The call as its client sent it, but to that Triton model, in its newest version. Its answer
+    is not to be compressed: the model's name in it is to be changed.
+    """
     if call.wire is Wire.HTTP:
         path = _MODEL_PATH.sub(f"/v2/models/{variant}".replace("\\", "\\\\"), call.path, count=1)
-        return replace(call, model=variant, version="", path=path)
+        kept = tuple(pair for pair in call.headers if pair[0].lower() != "accept-encoding")
+        return replace(call, model=variant, version="", path=path, headers=kept)
     # Of a field that comes twice the last one counts (protobuf encoding, "Last One Wins").
     named = pb.ModelInferRequest(model_name=variant).SerializeToString()
-    raw = b"".join((call.raw, named, _NEWEST))
+    parts = call.raw.parts if isinstance(call.raw, Pieces) else (call.raw,)
+    raw = b"".join((*parts, named, _NEWEST))
     return replace(call, model=variant, version="", raw=raw)
 
 
@@ -139,7 +143,7 @@ def told(answer: Answer, model: str, variant: str) -> Answer:
 
 
 def _renamed(answer: HttpReply, model: str, variant: str) -> HttpReply:
-    """The JSON head is Triton's own writing; a compressed one keeps the variant's name."""
+    """The JSON head is Triton's own writing; what cannot be read keeps the variant's name."""
     headers = (*answer.headers, (VARIANT, variant))
     named = f'"model_name":"{model}","model_version":"{VERSION}"'.encode()
     found = _NAMED.search(bytes(answer.body[:HEAD_BYTES_MAX]))

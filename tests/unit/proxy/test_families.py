@@ -173,7 +173,9 @@ def test_the_message_names_the_variant_and_the_newest_version() -> None:
     ],
 )
 def test_the_path_does_so_over_http(path: str, sent: str) -> None:
-    made = addressed(call(wire=Wire.HTTP, model="c", path=path), "fast")
+    headers = (("Accept-Encoding", "gzip"), ("x-trace", "1"))
+    made = addressed(call(wire=Wire.HTTP, model="c", path=path, headers=headers), "fast")
+    assert made.headers == (("x-trace", "1"),)
     assert (made.path, made.model, made.raw) == (sent, "fast", b"original")
 
 
