@@ -6,14 +6,14 @@ printed, and written as Markdown with `--out DIR`. Everything runs on one core i
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import deeprt
+from tests.bench import admission, deeprt, deeprt_adaptation
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
 from tritonsched.sim.experiment import Trace, bound_of, run
@@ -125,11 +125,24 @@ def deeprt_shape(options: argparse.Namespace) -> tuple[str, Lines]:
     return title, deeprt.table(options.rules.split(",")[0], options.seeds)
 
 
+def deeprt_adaptation_shape(options: argparse.Namespace) -> tuple[str, Lines]:
+    """Misses while some jobs take longer, with a smaller shape and without."""
+    title = "DeepRT's adaptation: period = deadline = 200 ms, 5 consecutive jobs take longer"
+    return title, deeprt_adaptation.table(options.seeds)
+
+
+def deeprt_admission_time(_: argparse.Namespace) -> tuple[str, Lines]:
+    """Its test by number of frames."""
+    return "DeepRT's admission test: time by frames", admission.deeprt_lines()
+
+
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
     "optimum": optimum,
     "shepherd": shepherd,
     "deeprt": deeprt_shape,
+    "deeprt-adaptation": deeprt_adaptation_shape,
+    "deeprt-admission": deeprt_admission_time,
 }
 
 
@@ -158,12 +171,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    for name in options.only or SECTIONS:
+    for name in _named(options.only or SECTIONS):
         title, lines = SECTIONS[name](options)
         show(title, lines)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / f"{name}.md").write_text(markdown(title, lines), encoding="utf-8")
+
+
+def _named(wanted: Iterable[str]) -> list[str]:
+    """`deeprt` means all that is about it."""
+    wanted = list(wanted)
+    return [name for name in SECTIONS if name in wanted or name.partition("-")[0] in wanted]
 
 
 def _rules() -> list[str]:

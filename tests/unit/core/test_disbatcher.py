@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.bench.deeprt_adaptation import Everybody
 from tests.bench.streams import Frozen
 from tests.helpers import EXACT, MS
 from tritonsched.core.ledger import Ledger
@@ -17,12 +18,12 @@ Frame = tuple[int, str, int]
 
 
 def run(
-    policy: Disbatcher, frames: list[Frame]
+    policy: Disbatcher, frames: list[Frame], *, kind: type[Scheduler] = Scheduler
 ) -> tuple[list[tuple[int, tuple[int, ...]]], Ledger]:
     """Model a takes 4 ms, b 50 ms, whatever the batch. Returns (ms, members' arrivals)."""
     costs = {"a": 4 * MS, "b": 50 * MS}
     ledger = Ledger()
-    scheduler = Scheduler(policy, tuning=EXACT, observers=(ledger,))
+    scheduler = kind(policy, tuning=EXACT, observers=(ledger,))
     models = [SimModel(name, 4, affine(ns, 0)) for name, ns in costs.items()]
     simulation = Simulation(scheduler, World(models, seed=0, rtt_ns=0))
     for name, ns in costs.items():
@@ -98,3 +99,12 @@ def test_the_categories_it_remembers_are_bounded(monkeypatch: pytest.MonkeyPatch
     policy = Disbatcher()
     run(policy, [(0, "a", 40), (30, "b", 200), (90, "a", 40)])
     assert len(policy._windows["gpu0"]) == 1
+
+
+def test_windows_that_are_late_share_a_job_unless_each_is_to_be_one() -> None:
+    """While a batch of b runs, two windows of a close; everything is served, late or not."""
+    frames = [(0, "b", 100), (51, "a", 40), (72, "a", 40)]
+    batches, _ = run(Disbatcher(strict_guarantee=True), frames, kind=Everybody)
+    assert batches == [(50, (0,)), (100, (51, 72))]
+    apart, _ = run(Disbatcher(strict_guarantee=True, merges=False), frames, kind=Everybody)
+    assert apart == [(50, (0,)), (100, (51,)), (104, (72,))]

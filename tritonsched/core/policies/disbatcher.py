@@ -49,15 +49,20 @@ class Windows:
 
 class Disbatcher:
     """Windows, joints, jobs. strict_guarantee: no early release. guarded: early release only under
-    the slack guard; without it the rule is as printed. State: windows by device and category.
+    the slack guard; without it the rule is as printed. merges: when jobs of a category are late,
+    several windows may share one; without it each window is a job of its own, as printed. State:
+    windows by device and category.
     """
 
     name = "disbatcher"
     keeps_deadlines = False
 
-    def __init__(self, *, strict_guarantee: bool = False, guarded: bool = True) -> None:
+    def __init__(
+        self, *, strict_guarantee: bool = False, guarded: bool = True, merges: bool = True
+    ) -> None:
         self._strict = strict_guarantee
         self._guarded = guarded
+        self._merges = merges
         self._windows: dict[str, dict[Category, Windows]] = {}
 
     def choose(
@@ -72,7 +77,10 @@ class Disbatcher:
             closed = [r for r in queue if windows.next_joint_ns(r.arrival_ns) <= now]
             if closed:
                 oldest_ns = min(request.arrival_ns for request in closed)
-                due_ns = windows.next_joint_ns(oldest_ns) + windows.window_ns
+                joint_ns = windows.next_joint_ns(oldest_ns)
+                if not self._merges:
+                    closed = [r for r in closed if windows.next_joint_ns(r.arrival_ns) == joint_ns]
+                due_ns = joint_ns + windows.window_ns
                 if best is None or (due_ns, closed[0].id) < best[:2]:
                     best = (due_ns, closed[0].id, queue, tuple(closed))
             else:
