@@ -57,6 +57,7 @@ def test_of_two_wrong_parameters_any_may_be_named(in_stream: bool) -> None:
     texts = (
         "invalid value type for 'a' parameter, expected",
         "parameter keys starting with 'triton_'",
+        "invalid value for 'priority', expected value >= 0.",
     )
     made = [
         GrpcOutcome("OK", "", (text.encode(),), ((), ()))

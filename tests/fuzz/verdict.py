@@ -15,7 +15,10 @@ SHIELDED = "shielded"
 """What may end Triton is refused; of a request with several faults Triton may name another."""
 AWAY = "triton-unavailable"
 """Triton has just ended: its own finding, which is noticed a moment later."""
-BAD_PARAMETER = re.compile(r"invalid value type for '\w*' parameter|parameter keys starting with")
+BAD_PARAMETER = re.compile(
+    r"invalid value type for '\w*' parameter|invalid value for '\w*', expected"
+    "|parameter keys starting with"
+)
 """Of several, Triton names the first of a map, which has no order."""
 SEQUENCE = b"\x0a\x03seq"
 """Its sums go on from what other requests have left, which come in another order here and there."""
