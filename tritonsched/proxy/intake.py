@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from tritonsched.core.request import NEVER_NS, Request, SloClass, Tenant
 from tritonsched.core.reservation import Reservation
 from tritonsched.errors import BadDeadline, UnknownClass
-from tritonsched.proxy.named import class_named, tenant_named
+from tritonsched.proxy.named import class_named, reservation_named, tenant_named
 from tritonsched.tensors import DeadlineHints, InferCall
 
 DEADLINE_NS_MAX = 86_400_000_000_000  # a day: longer wishes mean the same
@@ -86,8 +86,8 @@ class Intake:
     def tenant(self, call: InferCall) -> Tenant:
         """Who asks; of a frame that does not say, who reserved its stream."""
         name = tenant_named(call)
-        if name is None and call.reservation:
-            stream = self._reservation_of(call.reservation)
+        if name is None:
+            stream = self._stream(call)
             name = stream.tenant if stream else None
         return self.tenant_of(name)
 
@@ -107,7 +107,7 @@ class Intake:
         """
         slo, tenant = self._slo_class(call), self.tenant(call)
         wanted_ns = relative_deadline_ns(call.hints)
-        stream = self._reservation_of(call.reservation) if call.reservation else None
+        stream = self._stream(call)
         allowed_ns = stream.relative_deadline_ns if stream else slo.relative_deadline_ns
         clipped = wanted_ns is not None and wanted_ns > allowed_ns
         relative_ns = allowed_ns if wanted_ns is None else min(wanted_ns, allowed_ns)
@@ -129,6 +129,10 @@ class Intake:
             utility=slo.utility,
         )
         return request, clipped
+
+    def _stream(self, call: InferCall) -> Reservation | None:
+        name = reservation_named(call)
+        return self._reservation_of(name) if name else None
 
     def _slo_class(self, call: InferCall) -> SloClass:
         named = class_named(call)

@@ -1,5 +1,5 @@
-"""The names that a call gives: its class and its tenant. Rule: header or metadata first, then the
-v2 parameter of the same name, which is ours alone: it neither parts batches nor reaches a model
+"""The names that a call gives: class, tenant, reserved stream. Rule: header or metadata first, then
+the v2 parameter of the same name, which is ours alone: it neither parts batches nor reaches a model
 that is sent a merged one.
 """
 
@@ -9,7 +9,8 @@ from tritonsched.tensors import InferCall, ParameterValue
 
 CLASS = "x-tritonsched-class"
 TENANT = "x-tritonsched-tenant"
-OURS = frozenset((CLASS, TENANT))
+RESERVATION = "x-tritonsched-reservation"
+OURS = frozenset((CLASS, TENANT, RESERVATION))
 
 
 def class_named(call: InferCall) -> str | None:
@@ -20,6 +21,11 @@ def class_named(call: InferCall) -> str | None:
 def tenant_named(call: InferCall) -> str | None:
     """The tenant that the call names; None if none."""
     return call.tenant if call.tenant is not None else _parameter(call, TENANT)
+
+
+def reservation_named(call: InferCall) -> str | None:
+    """The reserved stream that the call says it is a frame of; None if none."""
+    return call.reservation if call.reservation is not None else _parameter(call, RESERVATION)
 
 
 def _parameter(call: InferCall, name: str) -> str | None:

@@ -16,6 +16,7 @@ from tritonsched.core.reservation import RefusalReason, Reservation
 from tritonsched.errors import BadReservation, Draining, UnknownReservation
 from tritonsched.proxy import driver as driving
 from tritonsched.proxy import judging, reserving
+from tritonsched.proxy.named import RESERVATION
 from tritonsched.proxy.reserving import ANSWER_S_MAX, Entry, Reservations, State
 from tritonsched.proxy.wish import Wish
 from tritonsched.tensors import Answer
@@ -89,6 +90,26 @@ async def test_a_frame_has_the_deadline_that_was_reserved(loop: VirtualLoop) -> 
     for task in (first, second):
         task.cancel()
     assert seen == [(entry.reservation.id, 40 * MS), (0, 20 * MS)]
+
+
+@virtual
+async def test_a_frame_may_name_its_stream_by_a_parameter(loop: VirtualLoop) -> None:
+    """It has the form that was reserved all the same; a header goes before it."""
+    door = Door(loop)
+    entry = await granted(door)
+    seen: list[tuple[int, int]] = []
+
+    def submit(request: Any, now: int) -> None:
+        seen.append((request.reservation, request.signature))
+
+    door.scheduler.submit = submit  # type: ignore[method-assign]
+    named = {RESERVATION: entry.name}
+    tasks = [door.ask(call(parameters=named)), door.ask(call(reservation="9", parameters=named))]
+    await door.settle()
+    for task in tasks:
+        task.cancel()
+    form = entry.reservation.signature
+    assert seen == [(entry.reservation.id, form), (0, form)]
 
 
 @virtual
