@@ -53,6 +53,9 @@ def _grpc(number: int, name: str) -> list[GrpcCase]:
     ]
 
 
+TRITON_HANGS = "Triton does not answer either"
+
+
 @contextlib.asynccontextmanager
 async def beside(stage: Stage, sidecar: Sidecar) -> AsyncIterator[list[str]]:
     """They ask again and again while the block runs; what went wrong for them is in the list."""
@@ -64,7 +67,11 @@ async def beside(stage: Stage, sidecar: Sidecar) -> AsyncIterator[list[str]]:
 
     async def ask_on(client: Case) -> None:
         while not stop.is_set():
-            fault = await stage.difference(client, sidecar)
+            try:
+                fault = await stage.difference(client, sidecar)
+            except TimeoutError:
+                running = sidecar.scheduler.running()
+                fault = f"{client}: {await _silence(stage, client)}; running: {running}"
             if fault:
                 faults.append(fault)
                 return
@@ -75,3 +82,12 @@ async def beside(stage: Stage, sidecar: Sidecar) -> AsyncIterator[list[str]]:
     finally:
         stop.set()
         await asyncio.gather(*tasks)
+
+
+async def _silence(stage: Stage, client: Case) -> str:
+    """Who does not answer it."""
+    try:
+        await stage.asked(client)
+    except TimeoutError:
+        return TRITON_HANGS
+    return "the sidecar does not answer, Triton does"

@@ -25,7 +25,7 @@ from tests.differential import grpc_cases, http_control, http_framing, http_infe
 from tests.differential.cases import GrpcCase, HttpCase
 from tests.differential.conftest import ENVIRONMENT, MERGING, Outcome, Stage
 from tests.differential.models import write_repository
-from tests.differential.neighbours import beside
+from tests.differential.neighbours import TRITON_HANGS, beside
 from tests.fuzz.mutate import mutated
 from tests.fuzz.verdict import UNANSWERED, Unanswered, finding
 from tests.integration.sidecars import grpc_url, http_url, running_sidecar
@@ -96,12 +96,15 @@ class Fuzz:
                 async with beside(self.stage, sidecar) as faults:
                     workers = (self._on(sidecar, until_s, faults) for _ in range(AT_ONCE))
                     await asyncio.gather(*workers)
-                if self.stage.triton.is_running:
+                hangs = any(TRITON_HANGS in fault for fault in faults)
+                if self.stage.triton.is_running and not hangs:
                     self.found += faults
+                    for fault in faults:
+                        say(fault)
                     faults.clear()
                     continue
             self.counts["Triton ended"] += 1
-            say("Triton ended; its last requests were not looked at")
+            say("Triton ended, or hangs; its last requests were not looked at")
             self.stage.answers.clear()
             await self.stage.triton.restart()
 
