@@ -43,14 +43,12 @@ BATCHERS: Mapping[str, Batcher] = {
 }
 
 
-def serve(
-    cameras: Sequence[Camera], rule: str, faults: Faults, seed: int, *, rows_cap: int = 0
-) -> Record:
-    """Their frames under one of our rules; rows_cap: of a batch, 0 for none."""
+def serve(cameras: Sequence[Camera], rule: str, faults: Faults, seed: int) -> Record:
+    """Their frames under one of our rules."""
     workload = deeprt_workload(cameras)
     record = Record()
     world = World(workload.models, seed=seed, rtt_ns=0, faults=faults)
-    scheduler = Scheduler(POLICIES[rule](), tuning=Serial(rows_cap=rows_cap), observers=(record,))
+    scheduler = Scheduler(POLICIES[rule](), tuning=Serial(), observers=(record,))
     inform(scheduler, workload.models)
     simulation = Simulation(scheduler, world, keep_log=False)
     simulation.run(frames(cameras))
@@ -77,11 +75,11 @@ def missed(record: Record) -> int:
     return record.total - sum(record.on_time.values())
 
 
-def admitted(proposals: Sequence[Camera], rule: str, *, rows_cap: int = 0) -> list[Camera]:
+def admitted(proposals: Sequence[Camera], rule: str) -> list[Camera]:
     """Those accepted one by one by exact simulation of the rule."""
     taken: list[Camera] = []
     for camera in proposals:
-        if missed(serve([*taken, camera], rule, Faults(), 0, rows_cap=rows_cap)) == 0:
+        if missed(serve([*taken, camera], rule, Faults(), 0)) == 0:
             taken.append(camera)
     return taken
 
@@ -109,7 +107,7 @@ def table(rule: str, seeds: int) -> list[list[str]]:
             proposals = deeprt_proposals(mean_ms, random.Random(seed))
             taken = admitted(proposals, rule)
             many += len(taken)
-            alone += len(admitted(proposals, "edf", rows_cap=1))
+            alone += len(admitted(proposals, "sedf"))
             total += len(frames(taken))
             for name, count in compared(taken, rule, mean_ms, seed).items():
                 found[name] += count

@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import admission, deeprt, deeprt_adaptation
+from tests.bench import admission, deeprt, deeprt_adaptation, rivals
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
 from tritonsched.sim.experiment import Trace, bound_of, run
@@ -78,7 +78,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def shepherd(options: argparse.Namespace) -> tuple[str, Lines]:
     """Goodput beyond the limit: throughput order against deadline order."""
-    rules = list(dict.fromkeys([DEFAULT_POLICY, *options.rules.split(","), "edf", "fcfs"]))
+    others = ("edf", "fcfs", "clockwork", "sedf")
+    rules = list(dict.fromkeys([DEFAULT_POLICY, *options.rules.split(","), *others]))
     rows = execute(Plan(["shepherd"], rules, seeds=1, length=95_000), jobs=1)
     base = next(row for row in rows if row.contender == "edf").mean["goodput"]
     lines: Lines = [["rule", "goodput/s", "of deadline order", "utility / bound", "miss"]]
@@ -125,6 +126,16 @@ def deeprt_shape(options: argparse.Namespace) -> tuple[str, Lines]:
     return title, deeprt.table(options.rules.split(",")[0], options.seeds)
 
 
+def published(options: argparse.Namespace) -> tuple[str, Lines]:
+    """What other papers' rules come to, beside what the scheduling study found."""
+    return rivals.table(
+        seeds=options.seeds,
+        length=options.requests,
+        jobs=options.jobs,
+        tick=lambda trace: _console.print(f"  {trace}"),
+    )
+
+
 def deeprt_adaptation_shape(options: argparse.Namespace) -> tuple[str, Lines]:
     """Misses while some jobs take longer, with a smaller shape and without."""
     title = "DeepRT's adaptation: period = deadline = 200 ms, 5 consecutive jobs take longer"
@@ -138,6 +149,7 @@ def deeprt_admission_time(_: argparse.Namespace) -> tuple[str, Lines]:
 
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
+    "published": published,
     "optimum": optimum,
     "shepherd": shepherd,
     "deeprt": deeprt_shape,
@@ -186,8 +198,8 @@ def _named(wanted: Iterable[str]) -> list[str]:
 
 
 def _rules() -> list[str]:
-    """The default rule first, then the others."""
-    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY})]
+    """The default rule first, then the others; those of other papers have a table of their own."""
+    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY, *rivals.PUBLISHED})]
 
 
 if __name__ == "__main__":

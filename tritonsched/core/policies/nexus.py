@@ -9,9 +9,10 @@ never waits (work-conserving).
 
 Changed for one machine: models of a device go in the order of their windows' deadlines. The paper
 packs models onto GPUs by their rates, each with its turn and its part of a duty cycle (squishy bin
-packing), which takes a forecast and many GPUs; turns without that packing earn a good deal less
-(DESIGN.md). Who is passed over is not dropped by this rule: it may still come into a shorter
-window, until the scheduler refuses it when it would be late even alone and next.
+packing), which takes a forecast and many GPUs; turns without that packing would make a tight model
+wait for the windows of all others. Who is passed over is not dropped by this rule: it may still
+come into a shorter window, until the scheduler refuses it when it would be late even alone and
+next.
 """
 
 from bisect import bisect_right
