@@ -5,7 +5,8 @@ loop; whatever comes back is checked against where the devices are before it cou
 
 A verdict counts if nothing but time went by: it came before its cut, and each device can still
 start the first batch of its merged plan by that batch's latest start. Else it is asked again with a
-later cut. When a learnt speed moves by more than MOVED_SHARE, all streams are tested again.
+later cut. When a promise moves by more than MOVED_SHARE, whether it was learnt, reloaded or comes
+of another model, all streams are tested again; those that no longer fit are told.
 """
 
 from collections import deque
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable
 
 from tritonsched.core.batch import Decision, Grant, Refuse
 from tritonsched.core.devices import DeviceState
-from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.proposal import DevicePlan, Proposal, Verdict
 from tritonsched.core.request import Request
 from tritonsched.core.reservation import RefusalReason, Reservation
@@ -63,12 +63,20 @@ class Desk:
         self._asked = deque(asked for asked in self._asked if asked[0].id != reservation_id)
         return self._streams.release(reservation_id)
 
-    def learnt(self, model: str, device: str, profile: LatencyProfile) -> None:
-        """A batch came back: do the plans still rest on what is promised?"""
-        then = self._basis.get((model, device))
-        if then is not None and not self._retest:
-            now = profile.safe_ns(self._rows_cap(model, device))
-            self._retest = int(abs(now - then) > MOVED_SHARE * then)
+    def recheck(self) -> None:
+        """Something moved (times, models, a reloaded number): do the plans still rest on what is
+        promised?
+        """
+        if not self._retest and any(self._has_moved(*key) for key in self._basis):
+            self._retest = 1
+
+    def _has_moved(self, model: str, device: str) -> bool:
+        then = self._basis[model, device]
+        for served, profile in self._serving.pairs(model):
+            if served.name == device:
+                now = profile.safe_ns(self._rows_cap(model, device))
+                return abs(now - then) > MOVED_SHARE * then
+        return True
 
     def proposal(self, tuning: Tuning, now: int) -> Proposal | None:
         """The next question, if there is one and none is out. `judge` must follow."""

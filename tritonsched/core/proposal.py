@@ -121,6 +121,8 @@ class Proposal:
         dropped: list[Reservation] = []
         for device in self.devices:
             streams = sorted(device.granted, key=lambda stream: (-stream.weight, stream.id))
+            dropped += [s for s in streams if s.rows > device.caps.get(s.model, 0)]
+            streams = [s for s in streams if s.rows <= device.caps.get(s.model, 0)]
             batches = self._planned(device, streams)
             while batches is None:
                 dropped.append(streams.pop())

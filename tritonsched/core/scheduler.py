@@ -102,7 +102,6 @@ class Scheduler(State):
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None and (self.tuning.learning or not profile.knows(batch.rows)):
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
-                self._desk.learnt(batch.model, batch.device, profile)
             for observer in self._observers:
                 observer.on_complete(batch, measured_ns=measured_ns, now=now)
         device.predict(self._exec_ns, now)
@@ -197,6 +196,8 @@ class Scheduler(State):
         to be written; then refuse what cannot be taken, or became hopeless.
         """
         self._advance(now)
+        if self._moved:
+            self._desk.recheck()
         decisions = self._desk.commit(self.tuning, now)
         self._held_until.clear()
         self._admit(now, decisions)

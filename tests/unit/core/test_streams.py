@@ -307,9 +307,7 @@ def test_streams_are_added_beside_others_and_no_frame_is_planned_twice() -> None
 
 def _slower(desk: Desk, factor: float) -> None:
     table = {rows: round(ns * factor) for rows, ns in TIMES.items()}
-    profile = exact(table)
-    desk.scheduler.set_profile("m", "gpu0", profile)
-    desk.scheduler._desk.learnt("m", "gpu0", profile)
+    desk.scheduler.set_profile("m", "gpu0", exact(table))
 
 
 def test_a_speed_that_moves_is_tested_again_and_the_least_valuable_gives_way() -> None:
@@ -321,6 +319,7 @@ def test_a_speed_that_moves_is_tested_again_and_the_least_valuable_gives_way() -
     ]  # fmt: skip
     assert all(isinstance(answer, Grant) for answer in desk.ask(*many))
     _slower(desk, 1.04)
+    assert desk.decide(0) == []
     assert desk.scheduler.proposal(0) is None
     _slower(desk, 1.5)
     assert desk.judged(1) == []
@@ -336,6 +335,7 @@ def test_a_second_test_that_comes_too_late_is_repeated_with_a_later_cut() -> Non
     desk = Desk()
     desk.ask(STREAM)
     _slower(desk, 1.5)
+    assert desk.decide(0) == []
     proposal = desk.scheduler.proposal(0)
     assert proposal is not None
     late_ns = proposal.cut_ns + 1
@@ -356,3 +356,29 @@ def test_a_rule_that_holds_is_asked_again_in_time() -> None:
     assert desk.decide(1000) == []
     assert desk.scheduler.next_wakeup() == 1008 * MS
     assert members(desk.decide(1008)) == [(1,)]
+
+
+def test_a_reloaded_number_is_tested_at_once_and_who_no_longer_fits_is_told() -> None:
+    """Batches of one row at most: six streams that shared batches no longer fit."""
+    desk = Desk()
+    crowd = [replace(STREAM, id=n, relative_deadline_ns=20 * MS, jitter_ns=0) for n in range(1, 7)]
+    assert all(isinstance(answer, Grant) for answer in desk.ask(*crowd))
+    desk.scheduler.retune(replace(EXACT, rows_cap=1), 1 * MS)
+    dropped = reasons(desk.judged(1))
+    assert dropped
+    assert {reason for _, reason in dropped} == {RefusalReason.NO_LONGER_FITS}
+    assert len(desk.scheduler.reservations()) == 6 - len(dropped) > 0
+    assert desk.judged(2) == []
+
+
+@pytest.mark.parametrize("rows_max", [0, 1])
+def test_a_stream_whose_model_is_gone_or_takes_its_frames_no_more_is_told(rows_max: int) -> None:
+    desk = Desk()
+    assert isinstance(desk.ask(replace(STREAM, rows=2))[0], Grant)
+    if rows_max:
+        desk.scheduler.set_variant(Variant("m", rows_max, ("gpu0",)), 1 * MS)
+    else:
+        desk.scheduler.drop_model("m", 1 * MS)
+    assert reasons(desk.judged(1)) == [(STREAM.id, RefusalReason.NO_LONGER_FITS)]
+    assert desk.scheduler.reservations() == ()
+    assert desk.judged(2) == []
