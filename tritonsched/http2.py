@@ -217,8 +217,11 @@ class Http2Protocol(asyncio.BufferedProtocol):
     def _break_off(self, is_flood: bool) -> None:
         """The other end broke the rules: say so, and close."""
         self.on_broken(is_flood=is_flood)
-        self._write()  # a GOAWAY, unless the engine is beyond words
-        if is_flood and self._transport is not None:
+        if self._transport is None:
+            return
+        with contextlib.suppress(ngh2.NGH2Error):  # it may be beyond words
+            self._transport.write(self._engine.data_to_send())
+        if is_flood:
             self._transport.write(_GOAWAY + _LAST_STREAM + _CALM.to_bytes(4, "big"))
         self.abort(ConnectionError("HTTP/2 was broken"))
 
