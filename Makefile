@@ -7,13 +7,14 @@ ARGS ?=
 VENV := .venv
 TRITON_VENV := .venv-triton
 CLIENTS_VENV := .venv-clients
+GPU_VENV := .venv-gpu
 UV := .tools/bin/uv
 RUN := $(VENV)/bin
 
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study clean
+.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study gpu-check clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -82,8 +83,14 @@ bench-drift: install
 study: install
 	$(RUN)/python -m tests.bench.study $(ARGS)
 
+# On a machine with an NVIDIA GPU; elsewhere it says what is missing (python -m tests.gpu: exit 3).
+gpu-check: install
+	$(RUN)/python -m tests.gpu --first
+	@$(MAKE) $(GPU_VENV)/.ready
+	$(RUN)/python -m tests.gpu $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(TRITON_VENV) $(CLIENTS_VENV) .tools .run
+	rm -rf $(VENV) $(TRITON_VENV) $(CLIENTS_VENV) $(GPU_VENV) .tools .run
 
 # -- set-up; each step is skipped while its inputs are older than its stamp ----------------------
 
@@ -110,6 +117,12 @@ $(TRITON_VENV)/.ready: deploy/triton/uv.lock deploy/triton/pyproject.toml $(UV)
 $(CLIENTS_VENV)/.ready: deploy/clients/uv.lock deploy/clients/pyproject.toml $(UV)
 	@echo "the clients' environment, .venv-clients (about 60 MB to fetch)"
 	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(CLIENTS_VENV) $(UV) sync --locked --project deploy/clients --python $(PYTHON)
+	@touch $@
+
+# Only for `make gpu-check`.
+$(GPU_VENV)/.ready: deploy/gpu/uv.lock deploy/gpu/pyproject.toml $(UV)
+	@echo "torch for the GPU check, .venv-gpu (about 3 GB to fetch)"
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(GPU_VENV) $(UV) sync --locked --project deploy/gpu --python $(PYTHON)
 	@touch $@
 
 .run/.prepared: $(VENV)/.ready tritonsched/backend/prepare.py
