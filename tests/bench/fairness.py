@@ -11,10 +11,10 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from tritonsched.core import fairness as fair
-from tritonsched.core.fairness import Fairness
+from tritonsched.core.fairness import STEPS, Fairness
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.experiment import Trace, bound_of, default_load, run, workload_names
@@ -22,10 +22,20 @@ from tritonsched.sim.experiment import Trace, bound_of, default_load, run, workl
 OPTIONS = ("0@0.5", "2@0.5", "5@0.5", "20@0.5", "5@0.8")
 
 
-def option(text: str) -> Fairness:
+@dataclass(frozen=True, slots=True)
+class Stepped(Fairness):
+    """With steps of its own."""
+
+    steps: int = STEPS
+
+    def boost(self, on_time_share: float, steps: int = 0) -> float:
+        return Fairness.boost(self, on_time_share, self.steps)
+
+
+def option(text: str, steps: int) -> Fairness:
     """`K@F`: strength and target."""
     strength, target = map(float, text.split("@"))
-    return Fairness(target, strength)
+    return Stepped(target, strength, steps)
 
 
 def making(fairness: Fairness) -> Callable[..., Scheduler]:
@@ -57,16 +67,17 @@ def main() -> None:
     parser.add_argument("--options", default=",".join(OPTIONS), help="K@F by comma")
     parser.add_argument("--requests", type=int, default=5_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=fair.STEPS, help="of the boost")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the boost")
     options = parser.parse_args()
-    fair.Fairness.boost.__defaults__ = (options.steps,)  # type: ignore[attr-defined]  # a function
     names = options.workloads.split(",")
     unknown = set(names) - set(workload_names())
     if unknown:
         parser.error(f"{', '.join(unknown)}: unknown; use {', '.join(workload_names())}")
     sys.stdout.write(f"{options.rule}, {options.steps} steps | {' | '.join(names)}\n")
     for text in options.options.split(","):
-        cells = [measured(name, options.rule, option(text), options) for name in names]
+        cells = [
+            measured(name, options.rule, option(text, options.steps), options) for name in names
+        ]
         sys.stdout.write(f"fair {text} | {' | '.join(cells)}\n")
         sys.stdout.flush()
 

@@ -9,7 +9,8 @@ the queue is full, the newest request of the tenant that is furthest above its s
 lost. Parts add up to the whole at most, so a full queue with somebody below has somebody above.
 
 Weights. weight x (1 + strength x max(0, target - share) / target); the share is the moving mean of
-on-time outcomes, 1 % a request (scheduling study 4.12). The weight is the one at arrival, in STEPS
+on-time outcomes, 1 % a request (scheduling study 4.12), the plain mean of fewer than a hundred: who
+is new has not been on time all the time. The weight is the one at arrival, in STEPS
 steps, because a queue keeps a lane a weight. What a tenant loses by its own bounds, by failures or
 while nobody is served is not counted: it says nothing of how it fares beside others.
 """
@@ -23,7 +24,8 @@ from tritonsched.core.request import Outcome, RejectReason, Request, Tenant
 from tritonsched.core.tuning import Tuning
 
 GAIN = 0.01  # of one outcome in the share of those on time
-STEPS = 8  # of the boost; 4 and 16 are worth the same (python -m tests.bench.fairness --steps)
+STEPS = 8  # of the boost; 4 to 32 agree within noise (python -m tests.bench.fairness --steps 32)
+_UNHEARD = (1.0, 0)
 _NOT_COUNTED = frozenset((Outcome.FAILED, Outcome.CANCELLED))
 _NOT_THE_LOAD = frozenset(
     (
@@ -62,7 +64,7 @@ class Tenants:
     def __init__(self) -> None:
         self.fairness = Fairness()
         self.rules: Mapping[str, Tenant] = {}
-        self._on_time: dict[str, float] = {}
+        self._on_time: dict[str, tuple[float, int]] = {}  # mean, and of how many, 1 / GAIN at most
         self._has_shares = False
 
     def adopt(self, rules: Mapping[str, Tenant], fairness: Fairness) -> None:
@@ -81,7 +83,7 @@ class Tenants:
 
     def on_time_share(self, name: str) -> float:
         """Moving mean of its requests that were served in time; 1 before the first."""
-        return self._on_time.get(name, 1.0)
+        return self._on_time.get(name, _UNHEARD)[0]
 
     def boost(self, name: str) -> float:
         """What the weight of its next request is multiplied by."""
@@ -108,8 +110,10 @@ class Tenants:
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         if outcome in _NOT_COUNTED or reason in _NOT_THE_LOAD:
             return
-        share = self._on_time.get(request.tenant, 1.0)
-        self._on_time[request.tenant] = share + GAIN * ((outcome is Outcome.SERVED) - share)
+        share, heard = self._on_time.get(request.tenant, _UNHEARD)
+        gain = max(GAIN, 1 / (heard + 1))
+        share += gain * ((outcome is Outcome.SERVED) - share)
+        self._on_time[request.tenant] = (share, min(heard + 1, round(1 / GAIN)))
 
     # -- places in a queue --------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ FIGURES = {
     "miss": "late or never finished, of all that were not refused",
     "refused": "of all arrivals",
     "refusal_at": "median time of a refusal, as a share of the deadline",
-    "worst": "in time, of the class or model that fares worst",
+    "worst": "in time, of the tenant (a class, or a model) that fares worst",
     "rows": "mean rows of a batch",
     "busy": "mean share of the devices' time",
 }

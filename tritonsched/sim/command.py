@@ -20,7 +20,7 @@ from tritonsched.sim.studies import STUDIES
 from tritonsched.sim.telling import STDERR, refuse, write
 
 MS = 1_000_000
-SHOWN = ("value", "on_time", "goodput", "miss", "rows")
+SHOWN = ("value", "on_time", "goodput", "miss", "worst", "rows")
 """Figures of the table; the page and the JSON have all."""
 _stdout = Console(highlight=False)
 
@@ -133,7 +133,8 @@ def table(plan: Plan, rows: Sequence[Row]) -> Table:
 
 
 def _matrix(plan: Plan, rows: Sequence[Row]) -> Table:
-    made = Table(box=SIMPLE, caption=f"value: {FIGURES['value']}; ± half a 95 % interval")
+    caption = f"value: {FIGURES['value']}; ± half a 95 % interval\n/ {FIGURES['worst']}"
+    made = Table(box=SIMPLE, caption=caption)
     made.add_column("workload")
     for name in plan.contenders:
         made.add_column(name, justify="right", no_wrap=True)
@@ -141,7 +142,8 @@ def _matrix(plan: Plan, rows: Sequence[Row]) -> Table:
     for workload in plan.workloads:
         found = [at[workload, name] for name in plan.contenders]
         title = STUDIES[workload].title if workload in STUDIES else ""
-        made.add_row(f"{workload} {title}", *(_written(row, "value") for row in found))
+        cells = (f"{_written(row, 'value')} / {row.mean['worst']:.2f}" for row in found)
+        made.add_row(f"{workload} {title}", *cells)
     made.add_section()
     for label, figure in (("mean", "value"), ("mean miss", "miss")):
         means = (

@@ -3,8 +3,9 @@
 Rule: everybody gets the same trace, the same noise and the same knowledge: nominal profiles and
 deadlines. What follows is a function of (workload, load, contender, seed, length) alone.
 
-Contenders: every rule of `POLICIES`; `triton`, `triton+reject`: Triton's dynamic batcher, tuned per
-workload by a sweep on a trace of its own.
+Contenders: every rule of `POLICIES`; `lite+fair`, `lookahead+fair`: with fairness among tenants,
+which are the classes; `triton`, `triton+reject`: Triton's dynamic batcher, tuned per workload by a
+sweep on a trace of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice, product
 
+from tritonsched.core.fairness import Fairness
 from tritonsched.core.feedback import Feedback, Settings
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
@@ -33,6 +35,8 @@ NOISE = Faults(jitter=0.03, overrun_rate=0.003)
 """Assumed: 3 % of spread; 0.3 % of batches take 1.5 to 3 times as long (scheduling study 1)."""
 NAMED: Mapping[str, Callable[[float], Workload]] = {**WORKLOADS, "shepherd": shepherd}
 SERVERS = ("triton", "triton+reject")
+FAIR = "+fair"  # behind a rule that goes by worth
+FAIRNESS = Fairness(target=0.8, strength=5.0)
 TUNE_SEED = 100
 TUNE_LENGTH = 2_000
 DELAYS = (0.0, 0.05, 0.15, 0.3)  # of the deadline
@@ -42,7 +46,7 @@ SECONDS_MIN, SECONDS_MAX = 1.0, 30.0  # of a trace
 
 def contenders() -> list[str]:
     """Names that `run` takes."""
-    return [*sorted(POLICIES), *SERVERS]
+    return [*sorted(POLICIES), *(f"{rule}{FAIR}" for rule in ("lite", "lookahead")), *SERVERS]
 
 
 def workload_names() -> list[str]:
@@ -164,7 +168,10 @@ def run(
         end_ns = server.now
     else:
         tuner = Feedback(feedback)
-        scheduler = make(POLICIES[contender](), tuning=tuning, observers=(record, tuner))
+        rule = POLICIES[contender.removesuffix(FAIR)]()
+        scheduler = make(rule, tuning=tuning, observers=(record, tuner))
+        if contender.endswith(FAIR):
+            scheduler.tenants.adopt({}, FAIRNESS)
         inform(scheduler, workload.models)
         simulation = Simulation(scheduler, world, keep_log=False, feedback=tuner)
         simulation.run(trace.requests())

@@ -183,9 +183,13 @@ def test_the_share_is_a_moving_mean_of_what_the_load_did() -> None:
     known = tenants()
     assert known.on_time_share("a") == 1.0
     heard(known, "a", Outcome.LATE)
-    assert known.on_time_share("a") == 1 - GAIN
-    heard(known, "a", Outcome.SERVED)
-    assert known.on_time_share("a") == pytest.approx(1 - GAIN + GAIN * GAIN)
+    assert known.on_time_share("a") == 0.0
+    heard(known, "a", *[Outcome.SERVED] * 3)
+    assert known.on_time_share("a") == pytest.approx(0.75)  # of few, their mean
+    heard(known, "a", *[Outcome.SERVED] * 2000)
+    assert known.on_time_share("a") == pytest.approx(1.0)
+    heard(known, "a", Outcome.LATE)
+    assert known.on_time_share("a") == pytest.approx(1 - GAIN)
     before = known.on_time_share("a")
     heard(known, "a", Outcome.FAILED, Outcome.CANCELLED)
     for own in ("tenant-over-share", "tenant-queue-full", "draining", "triton-unavailable"):
@@ -244,7 +248,7 @@ def test_who_is_gone_from_the_policy_file_is_forgotten() -> None:
     heard(known, "a", Outcome.LATE)
     heard(known, "b", Outcome.LATE)
     known.adopt({"b": Tenant("b")}, Fairness())
-    assert (known.on_time_share("a"), known.on_time_share("b")) == (1.0, 1 - GAIN)
+    assert (known.on_time_share("a"), known.on_time_share("b")) == (1.0, 0.0)
 
 
 # -- what cannot be -------------------------------------------------------------------------------

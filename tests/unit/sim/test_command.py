@@ -28,6 +28,9 @@ def test_several_workloads_are_a_table_of_values_with_their_mean() -> None:
     result = simulate(*SMALL, "--workload", "W14,W3", "--seeds", "1")
     starts = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
     assert {"W14", "W3", "mean"} <= set(starts)
+    cells = [cell for line in result.stdout.splitlines() for cell in line.split("/")[1:]]
+    assert "the tenant" in result.stdout
+    assert len(cells) >= 4  # two workloads, two rules: value / worst tenant
 
 
 def test_json_goes_to_standard_output_alone_or_to_a_file_with_the_page(tmp_path: Path) -> None:

@@ -56,8 +56,16 @@ def test_triton_is_tuned_for_each_workload() -> None:
 
 
 def test_names_are_rules_and_servers_studies_and_named_workloads() -> None:
-    assert {"lite", "edf", "fcfs", "triton", "triton+reject"} <= set(contenders())
+    assert {"lite", "edf", "fcfs", "triton", "triton+reject", "lite+fair"} <= set(contenders())
     assert {"W1", "W14", "tight"} <= set(workload_names())
+
+
+def test_fairness_helps_the_tenant_that_fares_worst() -> None:
+    """A day's peak on ten models: what the worst gains is far more than what all together lose."""
+    trace = Trace("W7", 0.85, seed=1, length=2500)
+    plain, fair = (run(trace, name).record for name in ("lite", "lite+fair"))
+    assert fair.worst_share > plain.worst_share + 0.05
+    assert fair.utility > 0.95 * plain.utility
 
 
 def test_lite_beats_tuned_triton_where_it_matters() -> None:
