@@ -12,7 +12,7 @@ import time
 
 from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.errors import DeadlineExpired, MemoryFull, RequestTimeout, TritonschedError
-from tritonsched.frontend import grpc_wire, pieces
+from tritonsched.frontend import grpc_answers, grpc_wire, pieces
 from tritonsched.frontend.gate import (
     FLOOD,
     GAVE_WAY,
@@ -341,7 +341,7 @@ class Connection(Http2Protocol):
             outcome = MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
         try:
             if isinstance(outcome, MergedReply) and not (outcome.explain or outcome.variant):
-                body = grpc_wire.encode_framed(outcome, made)
+                body = grpc_answers.encode_framed(outcome, made)
             else:
                 self._end(stream_id, reply_of(outcome, made))
                 return

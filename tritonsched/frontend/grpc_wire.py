@@ -4,12 +4,12 @@ Rule: only what differs between two calls of a steady client (id, data) is read 
 rest of a message is read once by `grpc_codec` and looked up by its bytes. A message laid out like
 the last one for its model is compared with it, any other is walked. Whatever is laid out in another
 way than every protobuf library writes it is `grpc_codec`'s to read: equal calls, slower.
-Source: the protobuf wire format; inference.ModelInferRequest and ModelInferResponse.
+Source: the protobuf wire format; inference.ModelInferRequest.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from tritonsched.frontend import grpc_codec
 from tritonsched.frontend.grpc_codec import Metadata
@@ -18,7 +18,6 @@ from tritonsched.tensors import (
     Buffer,
     DeadlineHints,
     InferCall,
-    MergedReply,
     Pieces,
     Tensor,
     Wire,
@@ -26,17 +25,12 @@ from tritonsched.tensors import (
 
 HEADS_MAX = 1024  # messages' heads remembered; one that changes with every call only fills it up
 HEAD_BYTES_MAX = 4096  # longer ones are read each time
-RESPONSE_HEADS_MAX = 1024
 _ID, _RAW_INPUT = 0x1A, 0x3A  # tag of a field: number << 3 | 2 (length-delimited)
 _BEFORE_ID = frozenset({0x0A, 0x12})  # name, version
 _HEAD_TAGS = frozenset({0x0A, 0x12, 0x22, 0x2A, 0x32})  # name, version, parameters, inputs, outputs
 _EMPTY_RAW = b"\x3a\x00"
 _LOAD_METRICS = "endpoint-load-metrics-format"  # such a call goes alone
-_VARIABLE = {
-    "id", "received_ns", "raw", "headers", "inputs", "hints", "slo", "explain", "form",
-    "reservation", "tenant",
-}  # fmt: skip
-_FIXED = tuple(field.name for field in fields(InferCall) if field.name not in _VARIABLE)
+_DEADLINE_MS, _ENVOY_MS = "x-request-deadline-ms", "x-envoy-expected-rq-timeout-ms"
 
 
 class _Odd(Exception):  # never leaves this file
@@ -44,11 +38,23 @@ class _Odd(Exception):  # never leaves this file
 
 
 class _Head(NamedTuple):
-    """What all messages with these bytes have in common. fixed: fields of InferCall."""
+    """What all messages with these bytes have in common. call: one of them, without its tensors."""
 
-    fixed: dict[str, Any]
+    call: InferCall
     specs: tuple[tuple[str, str, tuple[int, ...]], ...]
-    hints: DeadlineHints
+
+
+class _Said(NamedTuple):
+    """What metadata say to us. is_timed: about time, too. is_odd: such a call is read carefully."""
+
+    slo: str | None
+    explain: bool
+    reservation: str | None
+    tenant: str | None
+    deadline_ms: str | None
+    envoy_ms: str | None
+    is_timed: bool
+    is_odd: bool
 
 
 class _Layout(NamedTuple):
@@ -64,9 +70,7 @@ class _Layout(NamedTuple):
 
 _heads: dict[bytes, _Head] = {}
 _layouts: dict[bytes, _Layout] = {}
-_response_heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
-_raw_tags: dict[int, bytes] = {}
-_NO_TEXTS: dict[str, str] = {}
+_said: dict[Metadata, _Said] = {}
 
 
 def decode(
@@ -78,25 +82,24 @@ def decode(
     start: int = 0,
 ) -> InferCall:
     """As `grpc_codec.decode`. start: where in the body the message begins."""
-    texts = _texts(metadata)
+    said = _said_by(metadata)
     try:
-        layout, call_id, raws = _read(body, start, texts)
+        layout, call_id, raws = _read(body, start, said)
     except (_Odd, IndexError, UnicodeDecodeError):
         return grpc_codec.decode(
             body[start:], metadata, received_ns=received_ns, remaining_ns=remaining_ns
         )
     raw = memoryview(body)[start:] if start else body
     inputs = tuple([Tensor(*spec, d) for spec, d in zip(layout.head.specs, raws, strict=True)])
-    hints = _hints(layout.head.hints, texts, remaining_ns)
     return _call(
         layout,
         call_id,
         inputs,
         raw=raw,
         metadata=metadata,
-        texts=texts,
-        hints=hints,
+        said=said,
         received_ns=received_ns,
+        remaining_ns=remaining_ns,
     )
 
 
@@ -113,8 +116,8 @@ def decode_pieces(
     """
     first = pieces[0]
     size = sum(map(len, pieces))
-    texts = _texts(metadata)
-    if first[:1] != b"\0" or announced_bytes(first) != size or _LOAD_METRICS in texts:
+    said = _said_by(metadata)
+    if first[:1] != b"\0" or announced_bytes(first) != size or said.is_odd:
         return None
     try:
         layout = _layouts.get(_key(first, PREFIX_BYTES))
@@ -134,23 +137,40 @@ def decode_pieces(
     raw = Pieces((view[PREFIX_BYTES:], *rest), size - PREFIX_BYTES)
     data = Pieces((view[position:], *rest), tensor_bytes)
     inputs = (Tensor(*layout.head.specs[0], b"", None, data),)
-    hints = _hints(layout.head.hints, texts, remaining_ns)
     return _call(
         layout,
         call_id,
         inputs,
         raw=raw,
         metadata=metadata,
-        texts=texts,
-        hints=hints,
+        said=said,
         received_ns=received_ns,
+        remaining_ns=remaining_ns,
     )
 
 
-def _texts(metadata: Metadata) -> Mapping[str, str]:
-    if not metadata:
-        return _NO_TEXTS
-    return {key: value for key, value in metadata if isinstance(value, str)}
+def _said_by(metadata: Metadata) -> _Said:
+    """The same metadata come with every call of a steady client."""
+    said = _said.get(metadata)
+    if said is not None:
+        return said
+    texts = {key: value for key, value in metadata if isinstance(value, str)}
+    deadline_ms, envoy_ms = texts.get(_DEADLINE_MS), texts.get(_ENVOY_MS)
+    said = _Said(
+        slo=texts.get("x-tritonsched-class"),
+        explain=texts.get("x-tritonsched-explain") == "1",
+        reservation=texts.get("x-tritonsched-reservation"),
+        tenant=texts.get("x-tritonsched-tenant"),
+        deadline_ms=deadline_ms,
+        envoy_ms=envoy_ms,
+        is_timed=deadline_ms is not None or envoy_ms is not None,
+        is_odd=_LOAD_METRICS in texts,
+    )
+    if sum(len(key) + len(value) for key, value in metadata) <= HEAD_BYTES_MAX:
+        if len(_said) >= HEADS_MAX:
+            _said.clear()
+        _said[metadata] = said
+    return said
 
 
 def _call(
@@ -160,45 +180,40 @@ def _call(
     *,
     raw: Buffer | Pieces,
     metadata: Metadata,
-    texts: Mapping[str, str],
-    hints: DeadlineHints,
+    said: _Said,
     received_ns: int,
+    remaining_ns: int | None,
 ) -> InferCall:
-    head = layout.head
-    return InferCall(
-        **head.fixed,
-        id=call_id,
-        received_ns=received_ns,
-        raw=raw,
-        headers=metadata,
-        inputs=inputs,
-        hints=hints,
-        slo=texts.get("x-tritonsched-class"),
-        explain=texts.get("x-tritonsched-explain") == "1",
-        form=layout.form,
-        reservation=texts.get("x-tritonsched-reservation"),
-        tenant=texts.get("x-tritonsched-tenant"),
+    like = layout.head.call
+    hints = like.hints
+    if said.is_timed or remaining_ns is not None:
+        hints = DeadlineHints(remaining_ns, said.deadline_ms, hints.timeout_us, said.envoy_ms)
+    return InferCall(  # by position: names cost as much again as all else
+        Wire.GRPC,
+        like.model,
+        like.version,
+        call_id,
+        received_ns,
+        raw,
+        metadata,
+        "",
+        inputs,
+        like.outputs,
+        like.parameters,
+        "",
+        hints,
+        said.slo,
+        said.explain,
+        layout.form,
+        like.output_refs,
+        said.reservation,
+        said.tenant,
     )
 
 
-def _hints(
-    plain: DeadlineHints, texts: Mapping[str, str], remaining_ns: int | None
-) -> DeadlineHints:
-    if remaining_ns is None and not texts:
-        return plain
-    return DeadlineHints(
-        remaining_ns,
-        texts.get("x-request-deadline-ms"),
-        plain.timeout_us,
-        texts.get("x-envoy-expected-rq-timeout-ms"),
-    )
-
-
-def _read(
-    body: bytes, start: int, texts: Mapping[str, str]
-) -> tuple[_Layout, str, list[memoryview]]:
+def _read(body: bytes, start: int, said: _Said) -> tuple[_Layout, str, list[memoryview]]:
     """Compared with the last one of its model, or walked. Raises _Odd, IndexError."""
-    if _LOAD_METRICS in texts:
+    if said.is_odd:
         raise _Odd
     key = _key(body, start)
     layout = _layouts.get(key)
@@ -329,11 +344,8 @@ def _remember(key: bytes, raws: int) -> _Head:
     call = grpc_codec.decode(key + _EMPTY_RAW * raws, (), received_ns=0, remaining_ns=None)
     if call.lone_reason or not call.inputs or any(t != _plain(t) for t in call.inputs):
         raise _Odd
-    head = _Head(
-        {name: getattr(call, name) for name in _FIXED},
-        tuple([(t.name, t.datatype, t.shape) for t in call.inputs]),
-        call.hints,
-    )
+    specs = tuple([(t.name, t.datatype, t.shape) for t in call.inputs])
+    head = _Head(replace(call, raw=b"", inputs=()), specs)
     if len(_heads) >= HEADS_MAX:
         _heads.clear()
     _heads[key] = head
@@ -343,62 +355,3 @@ def _remember(key: bytes, raws: int) -> _Head:
 def _plain(tensor: Tensor) -> Tensor:
     """The same as sent in the message itself; one in shared memory is not."""
     return Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
-
-
-def encode(reply: MergedReply, call: InferCall) -> bytes:
-    """As `grpc_codec.encode`, byte for byte."""
-    return b"".join(_parts(reply, call))
-
-
-def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
-    """The same with gRPC's prefix before it, and its tensors copied once for both."""
-    parts = _parts(reply, call)
-    size = sum(map(len, parts))
-    return b"".join((b"\0", size.to_bytes(4, "big"), *parts))
-
-
-def _parts(reply: MergedReply, call: InferCall) -> list[Buffer]:
-    outputs = reply.outputs
-    named = (reply.model, reply.version, reply.variant)
-    key = (*named, *[(t.name, t.datatype, t.shape) for t in outputs])
-    before, after = _response_heads.get(key) or _remember_response(key, reply)
-    parts: list[Buffer] = [before]
-    if call.id:
-        raw_id = call.id.encode()
-        parts += (b"\x1a", _varint(len(raw_id)), raw_id)
-    parts.append(after)
-    for tensor in outputs:
-        size = len(tensor.data)
-        parts += (_raw_tags.get(size) or _raw_tag(size), tensor.data)
-    return parts
-
-
-def _raw_tag(size: int) -> bytes:
-    """What stands before a tensor of that size in an answer."""
-    if len(_raw_tags) >= RESPONSE_HEADS_MAX:
-        _raw_tags.clear()
-    made = _raw_tags[size] = b"\x32" + _varint(size)
-    return made
-
-
-def _remember_response(key: tuple[Any, ...], reply: MergedReply) -> tuple[bytes, bytes]:
-    """What stands before the id, and what between it and the tensors."""
-    empty = [Tensor(t.name, t.datatype, t.shape, b"") for t in reply.outputs]
-    call = InferCall(wire=Wire.GRPC, model="", version="", id="", received_ns=0, raw=b"")
-    before = grpc_codec.encode(MergedReply(reply.model, reply.version, ()), call)
-    answer = MergedReply(reply.model, reply.version, tuple(empty), variant=reply.variant)
-    whole = grpc_codec.encode(answer, call)
-    tail = len(empty) * 2  # each raw output is a tag and a length of 0
-    if len(_response_heads) >= RESPONSE_HEADS_MAX:
-        _response_heads.clear()
-    known = _response_heads[key] = (before, whole[len(before) : len(whole) - tail])
-    return known
-
-
-def _varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 0x7F:  # seven bits a byte
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)

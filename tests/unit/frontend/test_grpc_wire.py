@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.errors import ClientError, PayloadTooLarge
-from tritonsched.frontend import grpc_codec, grpc_wire
+from tritonsched.frontend import grpc_answers, grpc_codec, grpc_wire
 from tritonsched.frontend.grpc_framing import (
     Head,
     announced_bytes,
@@ -151,26 +151,31 @@ def test_an_answer_has_the_same_bytes_either_way(
     reply = MergedReply(model, version, outputs)
     for _ in range(2):  # made, and remembered
         message = grpc_codec.encode(reply, call)
-        assert grpc_wire.encode(reply, call) == message
-        assert grpc_wire.encode_framed(reply, call) == framed(message)
+        assert grpc_answers.encode(reply, call) == message
+        assert grpc_answers.encode_framed(reply, call) == framed(message)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEADS_MAX", "RESPONSE_HEADS_MAX"):
-        monkeypatch.setattr(grpc_wire, name, 4)
-    for name in ("_heads", "_response_heads", "_layouts", "_raw_tags"):
-        monkeypatch.setattr(grpc_wire, name, {})
+    monkeypatch.setattr(grpc_wire, "HEADS_MAX", 4)
+    monkeypatch.setattr(grpc_answers, "RESPONSE_HEADS_MAX", 4)
+    kept = (
+        (grpc_wire, "_heads"), (grpc_wire, "_layouts"), (grpc_wire, "_said"),
+        (grpc_answers, "_heads"), (grpc_answers, "_raw_tags"),
+    )  # fmt: skip
+    for module, name in kept:
+        monkeypatch.setattr(module, name, {})
     for number in range(20):
         request = pb.ModelInferRequest(model_name=f"m{number}")
         request.inputs.add(name="IN", datatype="UINT8", shape=[1])
         request.raw_input_contents.append(b"a")
-        call = grpc_wire.decode(request.SerializeToString(), (), received_ns=0, remaining_ns=None)
+        metadata = (("number", str(number)),)
+        message = request.SerializeToString()
+        call = grpc_wire.decode(message, metadata, received_ns=0, remaining_ns=None)
         tensor = Tensor("OUT", "UINT8", (number,), bytes(number))
-        grpc_wire.encode(MergedReply(call.model, "1", (tensor,)), call)
-        assert len(grpc_wire._heads) <= 4
-        assert len(grpc_wire._response_heads) <= 4
-        assert len(grpc_wire._layouts) <= 4
-        assert len(grpc_wire._raw_tags) <= 4
+        grpc_answers.encode(MergedReply(call.model, "1", (tensor,)), call)
+        assert all(1 <= len(getattr(module, name)) <= 4 for module, name in kept)
+    grpc_wire.decode(b"", (("long", "m" * 5000),), received_ns=0, remaining_ns=None)
+    assert all("long" not in dict(metadata) for metadata in grpc_wire._said)
     long = pb.ModelInferRequest(model_name="m" * 5000).SerializeToString()
     assert grpc_wire.decode(long, (), received_ns=0, remaining_ns=None).form is None
 
