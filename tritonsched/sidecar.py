@@ -189,7 +189,11 @@ class Sidecar:
 
     def _make_intake(self, policy: PolicyFile) -> Intake:
         self.reservations = Reservations(
-            reserve=self.driver.reserve, release=self.driver.release, clock=time.monotonic_ns
+            reserve=self.driver.reserve,
+            release=self.driver.release,
+            clock=time.monotonic_ns,
+            heard=self.recorders,
+            told=self._say,
         )
         self._stack.callback(self.reservations.close)
         return Intake(policy.slo_classes(), policy.class_of_model, self.reservations.of)

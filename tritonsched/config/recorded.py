@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tritonsched.config.recording import FORMAT, MARK
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.errors import ConfigError
@@ -29,6 +30,10 @@ EXEC_NS_MAX = 86_400_000_000_000
 WEIGHT_MAX = 1e12  # of a class times a tenant
 _Values = Mapping[str, Any]
 _TUNING = asdict(Tuning())
+_STREAM_NUMBERS = (
+    "id", "period_ns", "relative_deadline_ns", "frames", "start_ns", "rows", "signature",
+    "jitter_ns",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Recording:
 
     arrivals: by id, in order; `arrival_ns` is when the request was taken in, and `received_ns` of
     its id when its first byte came. policy: the first one in force. policies: how many were.
+    reserved: streams by id, with when they asked. granted: those that were kept. released: (time,
+    id) of those that are over.
     faults: the first FAULTS_SHOWN, as `file:line:col: message`; fault_count: all. orphans: lines
     about requests whose arrival is not there.
     """
@@ -73,6 +80,9 @@ class Recording:
     tunings: list[tuple[int, Tuning]] = field(default_factory=list)
     server: list[tuple[int, ServerState]] = field(default_factory=list)
     policies: int = 1
+    reserved: dict[int, tuple[int, Reservation]] = field(default_factory=dict)
+    released: list[tuple[int, int]] = field(default_factory=list)
+    granted: set[int] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     fault_count: int = 0
     orphans: int = 0
@@ -163,6 +173,10 @@ class _Reader:
             "tuning": self._tuning,
             "server": self._server,
             "policy": self._policy,
+            "reserve": self._reserve,
+            "grant": self._grant,
+            "refuse": self._refuse,
+            "release": self._release,
         }
 
     def read(self, path: Path) -> None:
@@ -211,15 +225,17 @@ class _Reader:
             weight=_weight(values),
             alone=_flag(values, "alone"),
             tenant=_text(values, "tenant") if "tenant" in values else "",
+            reservation=_whole(values, "reservation") if "reservation" in values else 0,
         )
         made.received_ns[number] = received_ns
 
     def _leave(self, values: _Values, at_ns: int) -> None:
         number, reason = _whole(values, "id"), _text(values, "reason")
+        word = _text(values, "outcome")
         try:
-            outcome = Outcome(_text(values, "outcome"))
+            outcome = Outcome(word)
         except ValueError:
-            _bad(f"outcome: {values['outcome'][:40]!r} is unknown; use {', '.join(Outcome)}")
+            _bad(f"outcome: {word[:40]!r} is unknown; use {', '.join(Outcome)}")
         if number not in self._made.arrivals:
             self._made.orphans += 1
         elif number in self._made.left:
@@ -266,12 +282,37 @@ class _Reader:
             raise _Bad(str(error)) from error
 
     def _server(self, values: _Values, at_ns: int) -> None:
+        word = _text(values, "state")
         try:
-            state = ServerState(_text(values, "state"))
+            state = ServerState(word)
         except ValueError:
-            _bad(f"state: {values['state'][:40]!r} is unknown; use {', '.join(ServerState)}")
+            _bad(f"state: {word[:40]!r} is unknown; use {', '.join(ServerState)}")
         if not self._made.server or self._made.server[-1][1] is not state:
             self._made.server.append((at_ns, state))
+
+    def _reserve(self, values: _Values, at_ns: int) -> None:
+        known = {name: _whole(values, name, low=0) for name in _STREAM_NUMBERS}
+        known["start_ns"] -= self._origin_ns or 0
+        try:
+            wanted = Reservation(
+                **known,
+                model=_text(values, "model"),
+                tenant=_text(values, "tenant"),
+                weight=_weight(values),
+            )
+        except ValueError as error:
+            raise _Bad(str(error)) from error
+        self._made.reserved.setdefault(wanted.id, (at_ns, wanted))  # said again in each file
+
+    def _grant(self, values: _Values, at_ns: int) -> None:
+        self._made.granted.add(_whole(values, "id"))
+
+    def _refuse(self, values: _Values, at_ns: int) -> None:
+        """For people: a replay decides by itself."""
+        _whole(values, "id")
+
+    def _release(self, values: _Values, at_ns: int) -> None:
+        self._made.released.append((at_ns, _whole(values, "id")))
 
     def _policy(self, values: _Values, at_ns: int) -> None:
         self._made.policies += 1

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Grant, Refuse
 from tritonsched.core.request import Outcome, Request
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 
@@ -70,6 +71,24 @@ def model_line(variant: Variant, now: int) -> str:
     return _line({"what": "model", "at_ns": now, **shown})
 
 
+def reserve_line(wanted: Reservation, now: int) -> str:
+    """A stream asked for a guarantee."""
+    return _line({"what": "reserve", "at_ns": now, **asdict(wanted)})
+
+
+def reserved_line(said: Grant | Refuse, now: int) -> str:
+    """It has it, or not, or not any more."""
+    number = said.reservation.id
+    if isinstance(said, Grant):
+        return _line({"what": "grant", "at_ns": now, "id": number, "device": said.device})
+    return _line({"what": "refuse", "at_ns": now, "id": number, "reason": said.reason.value})
+
+
+def release_line(number: int, now: int) -> str:
+    """The stream is over."""
+    return _line({"what": "release", "at_ns": now, "id": number})
+
+
 def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":")) + "\n"
 
@@ -80,12 +99,14 @@ def _line(values: Mapping[str, Any]) -> str:
 def arrive_line(request: Request, now: int) -> str:
     """A request was taken in. received_ns: the first byte of it; deadlines count from there."""
     deadline = request.deadline_ns if request.has_deadline else "null"
+    stream = f'"reservation":{request.reservation},' if request.reservation else ""
     return (
         f'{{"what":"arrive","at_ns":{now},"id":{request.id},"model":{_quoted(request.model)},'
-        f'"class":{_quoted(request.slo)},"tenant":{_quoted(request.tenant)},'
+        f'"class":{_quoted(request.slo)},"tenant":{_quoted(request.tenant)},{stream}'
         f'"signature":{request.signature},"rows":{request.rows},'
         f'"received_ns":{request.arrival_ns},"deadline_ns":{deadline},'
-        f'"weight":{request.weight / request.boost!r},"alone":{"true" if request.alone else "false"}}}\n'
+        f'"weight":{request.weight / request.boost!r},'
+        f'"alone":{"true" if request.alone else "false"}}}\n'
     )
 
 

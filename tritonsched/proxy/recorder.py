@@ -24,8 +24,9 @@ from typing import IO, Protocol
 
 from tritonsched.config import recording
 from tritonsched.config.schema import PolicyFile
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Grant, Refuse
 from tritonsched.core.request import Outcome, Request
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.options import ServeOptions
@@ -134,6 +135,18 @@ class Recorder:
         self._look(now)
         self._put(partial(recording.leave_line, request, outcome, reason, now))
 
+    def on_reserve(self, wanted: Reservation, now: int) -> None:
+        """A stream asks for a guarantee; said again in each file until it is over."""
+        self._put_standing(_stream(wanted.id), partial(recording.reserve_line, wanted, now))
+
+    def on_reserved(self, said: Grant | Refuse, now: int) -> None:
+        """It has it, or not, or not any more."""
+        self._put(partial(recording.reserved_line, said, now))
+
+    def on_release(self, number: int, now: int) -> None:
+        """The stream is over."""
+        self._put(partial(self._over_line, number, now))
+
     def on_policy(self, policy: PolicyFile) -> None:
         """This policy is in force."""
         if policy == self._policy:
@@ -232,6 +245,11 @@ class Recorder:
         text = self._standing[key] = line()
         return text
 
+    def _over_line(self, number: int, now: int) -> str:
+        """Nothing that later files need."""
+        self._standing.pop(_stream(number), None)
+        return recording.release_line(number, now)
+
     def _policy_line(self, policy: PolicyFile, now: int) -> str:
         self._head_policy = policy.model_dump(mode="json")
         return recording.policy_line(self._head_policy, now)
@@ -252,6 +270,11 @@ class Recorder:
         for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
             if newer.exists():
                 newer.replace(older)
+
+
+def _stream(number: int) -> str:
+    """Its key among what stands."""
+    return f"/stream/{number}"
 
 
 def recorders(

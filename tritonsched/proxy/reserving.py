@@ -8,9 +8,10 @@ effort, like any other request.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 from tritonsched.core.batch import Grant, Refuse
 from tritonsched.core.desk import ASKED_MAX
@@ -43,8 +44,21 @@ class Entry:
         return str(self.reservation.id)
 
 
+class Heard(Protocol):
+    """Hears what becomes of reservations (the recorder). now: monotonic ns."""
+
+    def on_reserve(self, wanted: Reservation, now: int) -> None: ...
+
+    def on_reserved(self, said: Grant | Refuse, now: int) -> None: ...
+
+    def on_release(self, number: int, now: int) -> None: ...
+
+
 class Reservations:
-    """All that are known. reserve, release: tell the core. clock, later `now`: monotonic ns."""
+    """All that are known. reserve, release: tell the core. clock, later `now`: monotonic ns.
+
+    heard: who hears of all of it. told: hears in words of a stream that is no longer kept.
+    """
 
     def __init__(
         self,
@@ -52,9 +66,13 @@ class Reservations:
         reserve: Callable[[Reservation], None],
         release: Callable[[int], None],
         clock: Callable[[], int],
+        heard: Iterable[Heard] = (),
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reserve = reserve
-        self._release = release
+        self._tell_released = release
+        self._heard = tuple(heard)
+        self._told = told
         self.now = clock
         self._next_id = 0
         self._entries: dict[str, Entry] = {}
@@ -75,6 +93,8 @@ class Reservations:
         self._whose[wanted.id] = tenant.name
         answer: asyncio.Future[Entry | Refuse] = asyncio.get_running_loop().create_future()
         self._asked[wanted.id] = answer
+        for who in self._heard:
+            who.on_reserve(wanted, self.now())
         self._reserve(wanted)
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
@@ -99,9 +119,15 @@ class Reservations:
         """The core's answer, or its change of mind."""
         number = decision.reservation.id
         answer = self._asked.get(number)
+        for who in self._heard:
+            who.on_reserved(decision, self.now())
         if isinstance(decision, Refuse):
             if entry := self._entries.get(str(number)):
                 self._entries[entry.name] = replace(entry, state=State.DEGRADED)
+                self._told(
+                    f"reservation {number} of model '{entry.reservation.model}' is no longer kept "
+                    f"({decision.reason.value}): its frames are best effort"
+                )
             elif answer is not None and not answer.done():
                 answer.set_result(decision)
             return
@@ -141,6 +167,11 @@ class Reservations:
         for end in self._ends.values():
             end.cancel()
         self._ends.clear()
+
+    def _release(self, number: int) -> None:
+        for who in self._heard:
+            who.on_release(number, self.now())
+        self._tell_released(number)
 
     def _forget(self, number: int) -> None:
         if not self.release(str(number)):

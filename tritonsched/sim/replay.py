@@ -17,7 +17,7 @@ from statistics import median
 
 from tritonsched.config.recorded import Recording
 from tritonsched.config.schema import PolicyFile
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Grant
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Outcome, Request, Tenant
@@ -55,13 +55,16 @@ class Account(Ledger):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of the arrivals. busy: mean share of the devices' time; None as recorded."""
+    """What came of the arrivals. busy: mean share of the devices' time; None as recorded.
+    granted: streams that were given a guarantee.
+    """
 
     name: str
     rule: str
     account: Account
     duration_ns: int
     busy: float | None = None
+    granted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ def recorded(traffic: Traffic) -> Run:
         left = recording.left.get(request.id)
         if left is not None:
             account.on_outcome(request, left.outcome, left.reason, left.at_ns)
-    return Run(RECORDED, recording.policy.scheduler.policy, account, traffic.duration_ns)
+    rule, granted = recording.policy.scheduler.policy, len(recording.granted)
+    return Run(RECORDED, rule, account, traffic.duration_ns, granted=granted)
 
 
 def replayed(traffic: Traffic, name: str, policy: PolicyFile, *, seed: int) -> Run:
@@ -175,9 +179,7 @@ def replayed(traffic: Traffic, name: str, policy: PolicyFile, *, seed: int) -> R
     simulation = Simulation(scheduler, world, keep_log=False)
     for at_ns, tuning in tunings:
         simulation.retune(_tuned(tuning, policy, recording.policy), at_ns=at_ns)
-    for at_ns, state in recording.server:
-        if state is not ServerState.DRAINING:
-            simulation.tell_server(state, at_ns=at_ns)
+    _tell(simulation, recording)
     requests = list(_under(traffic, policy, account))
     for request in requests:
         left = recording.left.get(request.id)
@@ -185,7 +187,20 @@ def replayed(traffic: Traffic, name: str, policy: PolicyFile, *, seed: int) -> R
             simulation.cancel(request.id, at_ns=left.at_ns)
     simulation.run(requests)
     busy = sum(world.busy_ns.values()) / len(world.busy_ns) / max(1, simulation.now)
-    return Run(name, policy.scheduler.policy, account, traffic.duration_ns, busy)
+    granted = sum(isinstance(answer, Grant) for answer in simulation.answers)
+    return Run(name, policy.scheduler.policy, account, traffic.duration_ns, busy, granted)
+
+
+def _tell(simulation: Simulation, recording: Recording) -> None:
+    """What happened beside the requests: Triton's absences, streams that asked and ended."""
+    for at_ns, state in recording.server:
+        if state is not ServerState.DRAINING:
+            simulation.tell_server(state, at_ns=at_ns)
+    for at_ns, wanted in recording.reserved.values():
+        if wanted.model in simulation.world.models:
+            simulation.reserve(wanted, at_ns=at_ns)
+    for at_ns, number in recording.released:
+        simulation.release(number, at_ns=at_ns)
 
 
 def _tuned(tuning: Tuning, policy: PolicyFile, old: PolicyFile) -> Tuning:
@@ -224,7 +239,9 @@ def _under(traffic: Traffic, policy: PolicyFile, account: Account) -> Iterator[R
         before = old_classes.get(request.slo)
         allowed_ns = before.relative_deadline_ns if before else NEVER_NS
         relative_ns = slo.relative_deadline_ns
-        if request.has_deadline and wanted_ns < allowed_ns:
+        if request.reservation:  # what was reserved holds under any policy
+            relative_ns = wanted_ns
+        elif request.has_deadline and wanted_ns < allowed_ns:
             relative_ns = min(relative_ns, wanted_ns)
         deadline_ns = NEVER_NS if relative_ns >= NEVER_NS else received_ns + relative_ns
         tenant = _tenant_of(request, policy, old)

@@ -87,7 +87,8 @@ def _show(
     html: Path | None,
     json_path: Path | None,
 ) -> None:
-    cells, notes = list(rows(runs)), [about(recording), in_words(agreed)]
+    cells = list(rows(runs))
+    notes = [about(recording), in_words(agreed), *of_streams(recording, runs)]
     if html is not None:
         write(html, page(runs, HEAD, cells, notes))
     if json_path is not None:
@@ -147,6 +148,14 @@ def in_words(agreed: Agreement) -> str:
     if agreed.off > OFF_MAX:
         text += f"; more than {OFF_MAX:.0%} apart, so compare with '{OLD}', not with 'recorded'"
     return text
+
+
+def of_streams(recording: Recording, runs: Sequence[Run]) -> Iterator[str]:
+    """How many streams had their guarantee; nothing where none asked for one."""
+    if recording.reserved:
+        kept = ", ".join(f"{run.name} {run.granted}" for run in runs)
+        asked = len(recording.reserved)
+        yield f"of {asked} streams that asked for a guarantee were granted: {kept}"
 
 
 def rows(runs: Sequence[Run]) -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.proxy.recordings import POLICY, S, arrivals, record
 from tritonsched.config.recorded import FAULTS_SHOWN, read_recording
 from tritonsched.core.request import Outcome
+from tritonsched.core.reservation import Reservation
 from tritonsched.errors import ConfigError
 
 
@@ -65,6 +66,26 @@ def test_a_recording_cut_anywhere_gives_what_is_whole_and_one_fault_at_most(
             assert "cut off" in found.faults[0]
 
 
+STREAM = (
+    '{"what":"reserve","at_ns":3,"id":2,"model":"m","period_ns":9,"relative_deadline_ns":8,'
+    '"frames":5,"start_ns":7,"rows":1,"signature":0,"jitter_ns":1,"tenant":"t","weight":2.0}'
+)
+
+
+def test_streams_are_read_with_when_they_asked_and_ended(whole: Path, tmp_path: Path) -> None:
+    """Said again at the begin of a later file, it is the same stream."""
+    start = head(whole) + '{"what":"server","at_ns":1,"state":"ready"}\n'
+    said = [STREAM, STREAM.replace('"at_ns":3', '"at_ns":30'), json.dumps(ARRIVE)]
+    said += ['{"what":"grant","at_ns":4,"id":2,"device":"d"}']
+    said += ['{"what":"refuse","at_ns":5,"id":3,"reason":"busy"}']
+    said += ['{"what":"release","at_ns":9,"id":2}']
+    found = read_recording(changed(tmp_path, start + "\n".join(said) + "\n"))
+    assert found.fault_count == 0
+    wanted = Reservation(2, "m", 9, 8, 5, 6, jitter_ns=1, tenant="t", weight=2.0)
+    assert found.reserved == {2: (2, wanted)}
+    assert (found.granted, found.released) == ({2}, [(8, 2)])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -83,11 +104,17 @@ def test_a_recording_cut_anywhere_gives_what_is_whole_and_one_fault_at_most(
         ({"at_ns": 9}, "at_ns: earlier than the arrival before it"),
         ({}, "id: 1 arrived before"),
         ('{"what":"leave","at_ns":1,"id":1,"outcome":"lost","reason":""}', "outcome: 'lost'"),
+        ('{"what":"leave","at_ns":1,"id":1,"reason":""}', "outcome: must be text"),
         ('{"what":"server","at_ns":1,"state":"on"}', "state: 'on' is unknown"),
+        ('{"what":"server","at_ns":1,"state":7}', "state: must be text"),
         ('{"what":"tuning","at_ns":1,"rtt_ns":"x"}', "rtt_ns: must be int"),
         ('{"what":"tuning","at_ns":1,"queue_requests_max":0}', "queue_requests_max must be >= 1"),
         ('{"what":"model","at_ns":1,"model":"m","rows_max":1,"devices":[]}', "no device"),
         ('{"what":"model","at_ns":1,"model":"m","rows_max":1,"devices":7}', "devices: must be"),
+        (STREAM.replace('"frames":5', '"frames":0'), "frames must be 1 to"),
+        (STREAM.replace('"period_ns":9', '"period_ns":"x"'), "period_ns: must be a whole number"),
+        ('{"what":"grant","at_ns":1}', "id: must be a whole number"),
+        ('{"what":"refuse","at_ns":1,"id":0}', "id: must be a whole number"),
     ],
 )
 def test_a_bad_line_is_told_with_its_place_and_the_rest_is_used(

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonsched.config import recording
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Grant, Refuse
 from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.reservation import RefusalReason, Reservation
 
 
 @given(
@@ -39,3 +40,26 @@ def test_every_line_is_one_line_and_holds_what_it_was_given(
     assert (dispatch["device"], dispatch["requests"], dispatch["expected_ns"]) == (slo, [3], 12)
     assert (complete["model"], complete["rows"], complete["exec_ns"]) == (model, 2, 13)
     assert (leave["id"], leave["outcome"], leave["reason"]) == (3, "rejected", "queue-full")
+
+
+@given(model=st.text(), tenant=st.text())
+def test_a_streams_lines_hold_what_was_asked_and_what_came_of_it(model: str, tenant: str) -> None:
+    wanted = Reservation(4, model, 9, 8, 7, 6, 5, 3, 2, tenant, 1.5)
+    lines = [
+        recording.reserve_line(wanted, 1),
+        recording.reserved_line(Grant(wanted, model, ()), 2),
+        recording.reserved_line(Refuse(wanted, RefusalReason.BUSY), 3),
+        recording.release_line(4, 4),
+    ]
+    assert all(line.count("\n") == 1 and line.endswith("\n") for line in lines)
+    reserve, grant, refuse, release = map(json.loads, lines)
+    assert Reservation(**{k: reserve[k] for k in reserve if k not in ("what", "at_ns")}) == wanted
+    assert (grant["what"], grant["id"], grant["device"]) == ("grant", 4, model)
+    assert (refuse["what"], refuse["id"], refuse["reason"]) == ("refuse", 4, "busy")
+    assert (release["what"], release["id"], release["at_ns"]) == ("release", 4, 4)
+
+
+def test_only_a_frame_names_a_stream() -> None:
+    frame, other = (Request(1, "m", "c", 1, 1, 0, reservation=number) for number in (7, 0))
+    assert json.loads(recording.arrive_line(frame, 1))["reservation"] == 7
+    assert "reservation" not in json.loads(recording.arrive_line(other, 1))

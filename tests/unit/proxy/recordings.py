@@ -7,6 +7,7 @@ from tritonsched.config.schema import PolicyFile
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import Request, SloClass
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.proxy.recorder import Recorder
 from tritonsched.sim.arrivals import poisson
@@ -47,8 +48,11 @@ def record(
     faults: Faults | None = None,
     file_bytes_max: int = 1 << 30,
     cancel: Sequence[tuple[int, int]] = (),
+    streams: Sequence[Reservation] = (),
 ) -> tuple[Ledger, Recorder]:
-    """Serve the requests and write FILE. cancel: (request, time at which its client leaves)."""
+    """Serve the requests and write FILE. cancel: (request, time at which its client leaves).
+    streams: ask for a guarantee at the very begin.
+    """
     ledger, said = Ledger(), list[str]()
     recorder = Recorder(path, file_bytes_max=file_bytes_max, policy=POLICY, told=said.append)
     scheduler = Scheduler(POLICIES["lite"](), tuning=POLICY.tuning(), observers=(ledger, recorder))
@@ -58,7 +62,12 @@ def record(
     simulation = Simulation(scheduler, World(MODELS, seed=1, faults=faults), keep_log=False)
     for number, at_ns in cancel:
         simulation.cancel(number, at_ns=at_ns)
+    for wanted in streams:
+        simulation.reserve(wanted, at_ns=0)
+        recorder.on_reserve(wanted, 0)
     simulation.run(requests)
+    for said_of in simulation.answers:
+        recorder.on_reserved(said_of, simulation.now)
     recorder.close()
     assert said == []
     return ledger, recorder

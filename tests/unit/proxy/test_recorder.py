@@ -5,6 +5,7 @@ import errno
 import io
 import json
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +15,9 @@ from tests.unit.proxy.recordings import MODELS, MS, POLICY, S, arrivals, record
 from tritonsched.config import recording
 from tritonsched.config.recorded import read_recording
 from tritonsched.config.schema import PolicyFile
-from tritonsched.core.batch import Batch
+from tritonsched.core.batch import Batch, Grant, Refuse
 from tritonsched.core.request import Outcome, Request
+from tritonsched.core.reservation import RefusalReason, Reservation
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import ServerState, Variant
 from tritonsched.options import ServeOptions
@@ -111,6 +113,26 @@ def test_files_stay_within_their_bounds_and_each_can_be_read_alone(tmp_path: Pat
     assert whole.files == FILES_MAX
     assert whole.fault_count == 0
     assert made.dropped == 0
+
+
+def test_a_stream_is_said_again_in_each_file_until_it_is_over(tmp_path: Path) -> None:
+    path, short = tmp_path / "r.jsonl", 3_000
+    made = recorder(path, [], file_bytes_max=short)
+    wanted = Reservation(4, "m", 20 * MS, 40 * MS, 9)
+    for number in (4, 5):
+        made.on_reserve(replace(wanted, id=number), 1)
+    made.on_reserved(Grant(wanted, "gpu0", ()), 2)
+    made.on_reserved(Refuse(replace(wanted, id=5), RefusalReason.BUSY), 2)
+    made.on_release(5, 3)
+    for number in range(60):
+        made.on_policy(PolicyFile() if number % 2 else POLICY)
+    made.on_release(6, 4)  # never asked
+    made.start()
+    made.close()
+    assert len(list(tmp_path.iterdir())) > 1
+    first = lines(path)[1]
+    assert (first["what"], first["id"]) == ("reserve", 4)
+    assert [line["what"] for line in lines(path)[1:]].count("reserve") == 1
 
 
 def test_an_older_recording_of_the_name_is_kept_aside(tmp_path: Path) -> None:

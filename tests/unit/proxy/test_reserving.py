@@ -10,7 +10,7 @@ from tests.unit.proxy.calls import ECHO, call, tensor
 from tests.unit.proxy.scene import EXEC_NS, virtual
 from tests.unit.proxy.test_service import Door
 from tests.virtual_loop import VirtualLoop
-from tritonsched.core.batch import Refuse
+from tritonsched.core.batch import Grant, Refuse
 from tritonsched.core.proposal import Proposal, Verdict
 from tritonsched.core.reservation import RefusalReason, Reservation
 from tritonsched.errors import BadReservation, Draining, UnknownReservation
@@ -219,3 +219,43 @@ async def test_a_proposal_that_breaks_is_a_refusal() -> None:
     proposal: Any = object()
     verdict = await judging.judged(proposal)
     assert (verdict.proposal, verdict.added) == (proposal, None)
+
+
+class Ear:
+    """Hears of reservations."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, int]] = []
+
+    def on_reserve(self, wanted: Reservation, now: int) -> None:
+        self.said.append(("reserve", wanted.id))
+
+    def on_reserved(self, said: Grant | Refuse, now: int) -> None:
+        self.said.append((type(said).__name__, said.reservation.id))
+
+    def on_release(self, number: int, now: int) -> None:
+        self.said.append(("release", number))
+
+
+@virtual
+async def test_who_listens_hears_all_of_it_and_a_stream_that_no_longer_fits_is_told(
+    loop: VirtualLoop,
+) -> None:
+    ear, told = Ear(), list[str]()
+    reservations: Reservations
+
+    def reserve(wanted: Reservation) -> None:
+        loop.call_soon(lambda: reservations.decided(Grant(wanted, "gpu0", ())))
+
+    reservations = Reservations(
+        reserve=reserve, release=lambda _: None, clock=loop.now_ns, heard=[ear], told=told.append
+    )
+    entry = await reservations.ask(stream())
+    assert isinstance(entry, Entry)
+    assert told == []
+    reservations.decided(Refuse(entry.reservation, RefusalReason.NO_LONGER_FITS))
+    assert told == [
+        "reservation 1 of model 'm' is no longer kept (no-longer-fits): its frames are best effort"
+    ]
+    assert reservations.release(entry.name)
+    assert ear.said == [("reserve", 1), ("Grant", 1), ("Refuse", 1), ("release", 1)]

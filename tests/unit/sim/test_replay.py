@@ -8,17 +8,20 @@ import pytest
 from tests.unit.proxy.recordings import MS, POLICY, S, arrivals, record
 from tritonsched.config.recorded import Left, Recording, read_recording
 from tritonsched.config.schema import PolicyFile
-from tritonsched.core.request import Outcome
+from tritonsched.core.request import Outcome, Request
+from tritonsched.core.reservation import Reservation
 from tritonsched.core.variant import ServerState
 from tritonsched.sim.replay import (
     OLD,
     SLICES,
     UNKNOWN_CLASS,
+    Run,
     Traffic,
     agreement,
     recorded,
     replayed,
 )
+from tritonsched.sim.replay_command import of_streams
 from tritonsched.sim.world import Faults
 
 
@@ -164,3 +167,51 @@ def test_clients_that_left_leave_again(exact: Recording) -> None:
     left = exact.left | {first.id: Left(first.arrival_ns, Outcome.CANCELLED, "")}
     account = replayed(Traffic(replace(exact, left=left)), OLD, exact.policy, seed=1).account
     assert account.ends[first.id] is Outcome.CANCELLED
+
+
+# -- streams that reserved ------------------------------------------------------------------------
+
+CAMERA = Reservation(
+    1, "cam", period_ns=50 * MS, relative_deadline_ns=40 * MS, frames=40, start_ns=1500 * MS
+)
+
+
+def crowded(stream: Reservation) -> list[Request]:
+    """Its frames among more best effort than the device can take."""
+    others = [r for r in arrivals(400, duration_ns=4 * S) if r.slo == "gold"]
+    times = [stream.arrival_ns(k) for k in range(stream.frames)]
+    frames = [
+        Request(1, "cam", "free", 0, 1, at, at + 40 * MS, reservation=stream.id) for at in times
+    ]
+    found = sorted([*others, *frames], key=lambda request: request.arrival_ns)
+    return [replace(request, id=number) for number, request in enumerate(found, 1)]
+
+
+def frames_in_time(requests: list[Request], run: Run) -> int:
+    ends = run.account.ends
+    return sum(ends[r.id] is Outcome.SERVED for r in requests if r.reservation)
+
+
+def test_a_recorded_stream_is_reserved_again_and_kept_under_any_policy(tmp_path: Path) -> None:
+    requests = crowded(CAMERA)
+    record(tmp_path / "r.jsonl", requests, streams=[CAMERA])
+    traffic = Traffic(read_recording(tmp_path / "r.jsonl"))
+    real, old = recorded(traffic), replayed(traffic, OLD, traffic.recording.policy, seed=1)
+    assert (real.granted, old.granted) == (1, 1)
+    assert agreement(real, old).same == 1.0
+    assert frames_in_time(requests, old) == CAMERA.frames
+    short = other(free={"deadline_ms": 20.0}, gold={"deadline_ms": 40.0})
+    assert frames_in_time(requests, replayed(traffic, "short", short, seed=1)) == CAMERA.frames
+    (note,) = of_streams(traffic.recording, [real, old])
+    assert note == "of 1 streams that asked for a guarantee were granted: recorded 1, old 1"
+
+
+def test_a_stream_that_ended_or_whose_model_is_not_measured_keeps_nothing(tmp_path: Path) -> None:
+    requests = crowded(CAMERA)
+    record(tmp_path / "r.jsonl", requests, streams=[CAMERA])
+    recording = read_recording(tmp_path / "r.jsonl")
+    recording.reserved[9] = (0, replace(CAMERA, id=9, model="unknown"))
+    recording.released.append((CAMERA.start_ns, CAMERA.id))
+    run = replayed(Traffic(recording), OLD, recording.policy, seed=1)
+    assert run.granted == 1
+    assert frames_in_time(requests, run) < CAMERA.frames
