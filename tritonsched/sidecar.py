@@ -208,6 +208,7 @@ class Sidecar:
             connect=self._connect,
             tell=self.driver.set_server,
             look=watch.look,
+            say=self._say,
         )
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:

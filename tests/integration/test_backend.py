@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.unit.backend.contract import (
 from tritonsched.backend.base import Backend
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.backend.prepare import emulated_model_config, write_emulated_model
+from tritonsched.backend.scripted_cuda import ScriptedCuda
 from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.triton import TritonBackend
 from tritonsched.backend.upstream_h2 import H2Upstream
@@ -118,6 +120,21 @@ async def test_a_merged_batch_equals_the_lone_answers_byte_for_byte(
         alone.append(message.raw_output_contents[0])
     assert merged == b"".join(alone)
     assert counts == ((1, 0) if transport == "system" else (0, 1))
+
+
+async def test_a_triton_without_gpus_refuses_cuda_in_words_and_system_memory_serves(
+    triton: EmbeddedTriton,
+) -> None:
+    """A real Triton's own refusal of a handle; the GPU is scripted, and nothing of it stays."""
+    cuda = ScriptedCuda()
+    async with backend_to(triton, cuda=lambda: cuda) as backend:
+        await backend.cuda.connect(["gpu:0"])
+        assert backend.transport_word == "system"
+        assert "no CUDA shared memory on gpu:0: " in backend.transport_info
+        call = replace(batch(row(0)), device="gpu:0")
+        assert await outputs_of(backend, call) == [("OUTPUT", (1, 4), row(0))]
+        assert (backend.batches_cuda, backend.batches_shm) == (0, 1)
+    assert cuda.held() == []
 
 
 async def test_many_batches_at_once_keep_their_rows(shared: TritonBackend) -> None:

@@ -99,22 +99,27 @@ class CudaRegions:
 
         Raises TritonUnavailable; with transport cuda also StartupError, which names the fault.
         """
-        devices = sorted({d for d in map(device_number, labels) if d is not None})
+        devices = _devices_of(labels) if self.is_wanted else []
         self._given_up.clear()
         self._trusted.clear()
         async with self._registering:
             await self._forget_retired()
-            for device in devices if self.is_wanted else ():
-                try:
-                    await self._prepare(device)
-                except BackendError as error:
-                    self._retire(device)
-                    self._given_up[device] = str(error)
+            for device in devices:
+                await self._try(device)
             for device in set(self._pools) - set(devices):
                 self._retire(device)
             await self._forget_retired()
         if self._transport == "cuda" and (self._given_up or not self._pools):
             raise StartupError(f"transport cuda: {self.info or 'no model runs on a GPU'}")
+
+    async def prepare(self, labels: Iterable[str]) -> None:
+        """GPUs that were not seen at `connect`, if they can be used. Raises TritonUnavailable."""
+        devices = _devices_of(labels) if self.is_wanted else []
+        if any(device not in self._pools and device not in self._given_up for device in devices):
+            async with self._registering:
+                for device in devices:
+                    if device not in self._pools and device not in self._given_up:
+                        await self._try(device)
 
     async def register_again(self, seen: int) -> None:
         """Register, unless another batch has done so since registration number `seen`.
@@ -141,6 +146,14 @@ class CudaRegions:
             pool.close()
         self._retired.clear()
         await asyncio.gather(*(pool.closed() for pool in retired if not pool.has_answers))
+
+    async def _try(self, device: int) -> None:
+        """A pool there, or the reason why not. Raises TritonUnavailable."""
+        try:
+            await self._prepare(device)
+        except BackendError as error:
+            self._retire(device)
+            self._given_up[device] = str(error)
 
     async def _prepare(self, device: int) -> None:
         """A proven and registered pool. Raises BackendError, TritonUnavailable."""
@@ -185,3 +198,7 @@ class CudaRegions:
             return set(await self._control.cuda_status())
         except BackendError:  # a Triton without CUDA has nothing open
             return set()
+
+
+def _devices_of(labels: Iterable[str]) -> list[int]:
+    return sorted({device for device in map(device_number, labels) if device is not None})

@@ -137,7 +137,7 @@ class TritonBackend:
         names = {
             name for name, _, state in await self._control.repository_index() if state == "READY"
         }
-        infos = [await self.model_info(name, "") for name in sorted(names)[:MODELS_MAX]]
+        infos = [await self._info(name, "") for name in sorted(names)[:MODELS_MAX]]
         return {device for info in infos if info is not None for device in info.devices}
 
     async def _server_version(self) -> str:
@@ -177,6 +177,12 @@ class TritonBackend:
 
     async def model_info(self, model: str, version: str) -> ModelInfo | None:
         """What Triton says of the model; None if it does not serve it. Raises TritonUnavailable."""
+        info = await self._info(model, version)
+        if info is not None:
+            await self.cuda.prepare(info.devices)  # of a model that was loaded meanwhile
+        return info
+
+    async def _info(self, model: str, version: str) -> ModelInfo | None:
         try:
             info = await self._control.model_info(model, version)
         except BackendError:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 
 from tritonsched.core.variant import ServerState
-from tritonsched.errors import TritonschedError
+from tritonsched.errors import TritonschedError, TritonUnavailable
 
 ASK_READY_S = 1.0
 ASK_AWAY_S = 0.1
@@ -20,7 +20,7 @@ class Health:
 
     ready: asks Triton; never raises. connect: prepares a (new) Triton; may raise TritonschedError,
     then it is tried again. tell: hears each change of state. look: after each answer of a Triton
-    that is up; never raises.
+    that is up; never raises. say: tells a person why a Triton that answers is not served from.
     """
 
     def __init__(
@@ -30,8 +30,11 @@ class Health:
         connect: Callable[[], Awaitable[None]],
         tell: Callable[[ServerState], None],
         look: Callable[[], Awaitable[None]] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._ready = ready
+        self._say = say
+        self._said = ""
         self._connect = connect
         self._tell = tell
         self._look_further = look
@@ -72,12 +75,19 @@ class Health:
         if up and not self.is_up:
             try:
                 await self._connect()
-            except TritonschedError:
+            except TritonschedError as error:
                 up = False
+                self._tell_why(error)
         if not self._stopped:
             self._set(up=up)
         if up and self._look_further is not None:
             await self._look_further()
+
+    def _tell_why(self, error: TritonschedError) -> None:
+        """It answers and cannot be used; once, though it is tried again and again."""
+        if not isinstance(error, TritonUnavailable) and str(error) != self._said:
+            self._said = str(error)
+            self._say(f"Triton answers, but cannot be served from: {error}")
 
     def _set(self, *, up: bool) -> None:
         if up == self.is_up:

@@ -1,5 +1,6 @@
 """Two processes and one memory: what is found, and in which words."""
 
+import hashlib
 import io
 import json
 import sys
@@ -46,7 +47,7 @@ def test_a_change_that_does_not_arrive_is_seen() -> None:
     """As if both looked at memory of their own."""
 
     def ask(question: dict[str, Any]) -> dict[str, Any]:
-        return {"sha256": cuda_check.hashlib.sha256(cuda_check.PATTERN).hexdigest()}
+        return {"sha256": hashlib.sha256(cuda_check.PATTERN).hexdigest()}
 
     assert "did not arrive" in ipc_fault(ScriptedCuda(), 0, ask)
 

@@ -99,6 +99,28 @@ async def test_several_gpus_have_a_pool_each(tmp_path: Path) -> None:
         assert stage.backend.transport_info.startswith("cuda shared memory on gpu:0, gpu:1, 2 MiB")
 
 
+async def test_a_gpu_that_a_later_model_runs_on_gets_a_pool_then(tmp_path: Path) -> None:
+    async with staged(tmp_path, gpus=2) as stage:
+        stage.grpc.echo_gpus = [1]
+        await outputs_of(stage.backend, on_gpu(batch(row(0)), 1))
+        await stage.backend.model_info("echo", "")
+        await outputs_of(stage.backend, on_gpu(batch(row(0)), 1))
+        assert (stage.backend.batches_shm, stage.backend.batches_cuda) == (1, 1)
+        asked = len(stage.grpc.calls)
+        await stage.backend.model_info("echo", "")
+        assert stage.grpc.calls[asked:] == ["ModelConfig"]
+
+
+async def test_a_later_gpu_that_does_not_pass_is_tried_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, gpus=2) as stage:
+        stage.grpc.echo_gpus = [1]
+        stage.cuda.faults.add("no-handle")
+        for _ in range(2):
+            await stage.backend.model_info("echo", "")
+        assert "no CUDA shared memory on gpu:1" in stage.backend.transport_info
+        assert stage.backend.transport_word == "cuda"
+
+
 async def test_a_full_pool_sends_the_batch_through_shared_memory(stage: CudaStage) -> None:
     pool = stage.backend.cuda.pool("gpu:0")
     assert pool is not None

@@ -11,7 +11,7 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import GUARD_NS, Tuning
 from tritonsched.core.variant import ServerState
-from tritonsched.errors import TritonUnavailable
+from tritonsched.errors import StartupError, TritonschedError, TritonUnavailable
 from tritonsched.proxy.feedback import LAG_NS_MAX, Lag, Tuner
 from tritonsched.proxy.health import ASK_AWAY_S, Health, RepositoryWatch
 from tritonsched.proxy.timer import LoopTimer, TimerFd
@@ -118,6 +118,35 @@ def test_service_resumes_by_itself() -> None:
         return triton.told
 
     assert run_virtual(main) == [ServerState.READY, ServerState.AWAY, ServerState.READY]
+
+
+def test_why_a_triton_that_answers_cannot_be_used_is_said_once() -> None:
+    """It is tried ten times a second; that it is not there yet is no news."""
+
+    async def main(loop: VirtualLoop) -> list[str]:
+        errors: list[TritonschedError] = [
+            TritonUnavailable("not yet"),
+            *[StartupError("no GPU")] * 3,
+            StartupError("no memory"),
+        ]
+        said: list[str] = []
+
+        async def ready() -> bool:
+            return True
+
+        async def connect() -> None:
+            if errors:
+                raise errors.pop(0)
+
+        health = Health(ready=ready, connect=connect, tell=lambda _: None, say=said.append)
+        task = asyncio.create_task(health.run())
+        await health.wait_up()
+        health.stop()
+        await task
+        return said
+
+    said = run_virtual(main)
+    assert [line.rpartition(": ")[2] for line in said] == ["no GPU", "no memory"]
 
 
 def test_a_connect_that_fails_is_tried_again() -> None:
