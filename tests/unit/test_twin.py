@@ -283,11 +283,19 @@ def run_live(given: Scenario) -> tuple[list[Line], Ledger, list[str]]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_live_and_simulated_driver_take_identical_decisions(seed: int) -> None:
-    given = scenario(seed)
+    _compare(scenario(seed))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_they_do_so_under_every_rule(policy: str) -> None:
+    _compare(replace(scenario(5), policy=policy))
+
+
+def _compare(given: Scenario) -> None:
     simulated, sim_ledger = run_simulated(given)
     live, live_ledger, ends = run_live(given)
     for number, (left, right) in enumerate(zip_longest(simulated, live)):
-        assert left == right, f"seed {seed}: decision {number} differs, simulated first"
+        assert left == right, f"seed {given.seed}: decision {number} differs, simulated first"
     assert live_ledger.outcomes == sim_ledger.outcomes
     assert live_ledger.utility == sim_ledger.utility
     # Each request left once, and each call was answered.

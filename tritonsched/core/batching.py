@@ -3,9 +3,9 @@
 `in_time` is the one definition of "fits": start + safe execution + reply <= deadline.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
@@ -76,6 +76,12 @@ def prefix(requests: Iterable[Request], rows_max: int) -> tuple[Request, ...]:
 
 def rows_of(requests: Iterable[Request]) -> int:
     return sum(request.rows for request in requests)
+
+
+def behind(queue: RequestQueue, passed: int) -> Iterator[Request]:
+    """Members in due order, without the first `passed` of those that have a deadline."""
+    number = count(1)
+    return (r for r in queue if not r.has_deadline or next(number) > passed)
 
 
 def finish_ns(model: str, view: SchedulerView, device: str, start_ns: int, rows: int) -> int:

@@ -14,10 +14,11 @@ passed over; here they may still come into a smaller batch, until the scheduler 
 late even alone and next.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from tritonsched.core.batching import prefix, rows_of
+from tritonsched.core.batching import behind, finish_ns, prefix, rows_of
 from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
@@ -25,10 +26,18 @@ from tritonsched.core.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A batch size and who waits in its line. latest_ns: after it the head would be late."""
+    """A batch size. latest_ns: after it the head of its line would be late. passed: members with a
+    deadline that are not in its line any more.
+    """
 
     latest_ns: int
-    waiting: Sequence[Request]
+    head_id: int
+    passed: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The most urgent first."""
+        return (self.latest_ns, self.head_id)
 
 
 class Clockwork:
@@ -38,49 +47,51 @@ class Clockwork:
     keeps_deadlines = True
 
     def choose(self, view: SchedulerView, device: str, *, start_ns: int, now: int) -> Choice | None:
-        ready_ns = start_ns + view.tuning.reply_ns
         urgent: tuple[int, int] | None = None
         best: tuple[RequestQueue, Strategy] | None = None
         for queue in view.queues(device):
-            found = [*_strategies(queue, view, device, ready_ns)]
-            order = min(((one.latest_ns, one.waiting[0].id) for one in found), default=None)
-            if order is not None and (urgent is None or order < urgent):
-                urgent, best = order, (queue, found[-1])
-        if best is None:
-            return None
-        queue, largest = best
-        return Choice(queue, _filled(queue, largest.waiting, view, device, ready_ns))
+            found = [*_strategies(queue, view, device, start_ns)]
+            first = min((strategy.order for strategy in found), default=None)
+            if first is not None and (urgent is None or first < urgent):
+                urgent, best = first, (queue, found[-1])
+        return Choice(best[0], _filled(*best, view, device, start_ns)) if best else None
 
 
 def _strategies(
-    queue: RequestQueue, view: SchedulerView, device: str, ready_ns: int
+    queue: RequestQueue, view: SchedulerView, device: str, start_ns: int
 ) -> Iterator[Strategy]:
     """The possible sizes, smallest first: each has members enough whose deadlines it keeps."""
-    waiting = list(queue)
     cap = 1 if queue.alone else view.rows_cap(queue.model, device)
-    times = {rows: view.safe_ns(queue.model, device, rows) for rows in {r.rows for r in waiting}}
-    size = 1
+    timed, patient = [*queue.with_deadline()], [*islice(queue.without_deadline(), 1)]
+    passed, rows, size = 0, queue.rows, 1
     while size <= cap:
-        safe = view.safe_ns(queue.model, device, size)
-        waiting = [r for r in waiting if ready_ns + max(safe, times[r.rows]) <= r.deadline_ns]
-        if not waiting or (size > 1 and rows_of(waiting) < size):
+        for request in islice(timed, passed, None):
+            wide = max(size, request.rows)
+            if finish_ns(queue.model, view, device, start_ns, wide) <= request.deadline_ns:
+                break
+            passed += 1
+            rows -= request.rows
+        head = min([*timed[passed : passed + 1], *patient], key=_due, default=None)
+        if head is None or (size > 1 and rows < size):
             return
-        yield Strategy(waiting[0].due_ns - max(safe, times[waiting[0].rows]), waiting)
+        safe = view.safe_ns(queue.model, device, max(size, head.rows))
+        yield Strategy(head.due_ns - safe, head.id, passed)
         size *= 2
 
 
+def _due(request: Request) -> tuple[int, int]:
+    return (request.due_ns, request.id)
+
+
 def _filled(
-    queue: RequestQueue,
-    waiting: Sequence[Request],
-    view: SchedulerView,
-    device: str,
-    ready_ns: int,
+    queue: RequestQueue, strategy: Strategy, view: SchedulerView, device: str, start_ns: int
 ) -> tuple[Request, ...]:
     """From the head of the line on, as many as keep all their deadlines."""
-    taken = prefix(waiting, 1 if queue.alone else view.rows_cap(queue.model, device))
+    cap = 1 if queue.alone else view.rows_cap(queue.model, device)
+    taken = prefix(behind(queue, strategy.passed), cap)
     first_ns = min(request.deadline_ns for request in taken)
     while len(taken) > 1:
-        if ready_ns + view.safe_ns(queue.model, device, rows_of(taken)) <= first_ns:
+        if finish_ns(queue.model, view, device, start_ns, rows_of(taken)) <= first_ns:
             break
         taken = taken[:-1]
     return taken

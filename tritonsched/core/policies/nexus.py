@@ -17,7 +17,7 @@ next.
 
 from bisect import bisect_right
 
-from tritonsched.core.batching import finish_ns, prefix, rows_of
+from tritonsched.core.batching import behind, finish_ns, prefix
 from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
@@ -44,15 +44,14 @@ def window(
 ) -> tuple[Request, ...]:
     """The first target batch that is in time for all its members; empty if there is none."""
     rows_max = target(queue, view, device)
-    waiting = list(queue)
-    while waiting:
-        taken = prefix(waiting, rows_max)
-        end_ns = finish_ns(queue.model, view, device, start_ns, rows_of(taken))
-        late = next((k for k, request in enumerate(taken) if request.deadline_ns < end_ns), None)
-        if late is None:
-            return taken
-        del waiting[late]
-    return ()
+    passed, left = 0, queue.rows
+    for request in queue.with_deadline():
+        rows = max(request.rows, min(rows_max, left))
+        if finish_ns(queue.model, view, device, start_ns, rows) <= request.deadline_ns:
+            break
+        passed += 1
+        left -= request.rows
+    return prefix(behind(queue, passed), rows_max)
 
 
 def target(queue: RequestQueue, view: SchedulerView, device: str) -> int:
