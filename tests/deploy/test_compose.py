@@ -63,10 +63,12 @@ def test_the_schema_finds_a_mistyped_key() -> None:
     assert any("intervall" in fault for fault in faults(mistyped))
 
 
-def test_only_the_base_asks_for_a_gpu() -> None:
-    devices = service(load(BASE), "triton")["deploy"]["resources"]["reservations"]["devices"]
-    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
-    assert "deploy" not in service(load(BASE, CPU), "triton")
+def test_only_the_base_asks_for_a_gpu_and_both_for_the_same() -> None:
+    """Batches lie in memory that Triton and the sidecar both see."""
+    for name in ("triton", "tritonsched"):
+        devices = service(load(BASE), name)["deploy"]["resources"]["reservations"]["devices"]
+        assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+        assert "deploy" not in service(load(BASE, CPU), name)
     assert load(BASE, CPU)["services"].keys() == set(SERVICES)
 
 
