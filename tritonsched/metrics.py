@@ -173,9 +173,9 @@ class Metrics:
             self._observe("prediction_error_ratio", batch.error_of(measured_ns), batch.model)
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self._count("requests_total", request.model, request.slo, outcome.value)
+        self._count("requests_total", request.model, request.slo, outcome)
         tenant = self._tenant_label(request.tenant)
-        self._bump("tenant_requests_total", tenant, outcome.value)
+        self._bump("tenant_requests_total", tenant, outcome)
         if reason:
             self._bump("tenant_refusals_total", tenant, reason)
             self._count("refusals_total", request.model, request.slo, reason)
@@ -282,18 +282,29 @@ class Metrics:
         return _one_of(self._tenants, tenant, TENANTS_MAX)
 
     def _count(self, name: str, model: str, *rest: str) -> None:
-        self._bump(name, self._label(model), *rest)
+        key = (name, model, *rest)
+        count = self._counts.get(key)
+        if count is None:  # the first of its kind, or of a model beyond the bound
+            self._bump(name, self._label(model), *rest)
+        else:
+            self._counts[key] = count + 1
 
     def _bump(self, *key: str) -> None:
         """Name and label values of a counter."""
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def _observe(self, name: str, value: float, model: str, *rest: str) -> None:
-        key = (name, self._label(model), *rest)
+        histogram = self._histograms.get((name, model, *rest))
+        if histogram is None:  # the first of its kind, or of a model beyond the bound
+            histogram = self._histogram(name, self._label(model), *rest)
+        histogram.observe(value)
+
+    def _histogram(self, name: str, *labels: str) -> "_Histogram":
+        key = (name, *labels)
         histogram = self._histograms.get(key)
         if histogram is None:
             histogram = self._histograms[key] = _Histogram(HISTOGRAMS[name][2])
-        histogram.observe(value)
+        return histogram
 
 
 def _of(values: Mapping[tuple[str, ...], V], name: str) -> Iterator[tuple[tuple[str, ...], V]]:

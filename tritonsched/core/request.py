@@ -1,4 +1,4 @@
-"""Requests and their classes. Rule: frozen values without payload; tensors stay with the driver.
+"""Requests and their classes. Rule: values without payload; tensors stay with the driver.
 
 Time is integer nanoseconds on the driver's monotonic clock.
 """
@@ -135,9 +135,9 @@ class Tenant:
         return int(self.share * whole + 1e-9)  # 0.29 * 100 is 28.999…
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that makes it four times as dear to make
 class Request:
-    """One inference call as the scheduler sees it.
+    """One inference call as the scheduler sees it. Nobody changes it; `replace` makes another.
 
     id: unique among the requests that the scheduler holds.
     signature: interned number; equal numbers may share a batch.

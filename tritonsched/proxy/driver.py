@@ -225,7 +225,8 @@ class Driver(Inputs):
         should have run.
         """
         jobs = [self._pending[request.id].job for request in batch.requests]
-        stale = not all(self.is_current(job.info) for job in jobs)
+        infos = {id(job.info): job.info for job in jobs}  # they mostly share one
+        stale = not all(map(self.is_current, infos.values()))
         flight = Flight(batch, jobs, batch.dispatch_ns)
         self._batches.take(0)
         if stale and len(jobs) > 1:
@@ -346,7 +347,7 @@ class Driver(Inputs):
         if job.request.id not in self._pending:
             return
         try:
-            answer = placed(answer, job)
+            answer = placed(answer, job) if job.call.output_refs else answer
         except errors.RegionFault:
             self._spawn(self._worded(job, batch.model))
             return

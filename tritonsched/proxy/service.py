@@ -132,13 +132,16 @@ class Proxy:
         if key is not None:
             begin, tenant = partial(self._begin, call), self._intake.tenant(call).name
             return self._sequences.submit(key, len(call.raw), begin, done, tenant)
-        return self._begin(call, done, send)
+        return self._drive(call, info, done, send)
 
     def _begin(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         """To the driver. What was known may be void since the call came."""
         info = self._models.known(call.model, call.version)
         if info is None:
             return self._submit_unknown(call, done, send)
+        return self._drive(call, info, done, send)
+
+    def _drive(self, call: InferCall, info: ModelInfo, done: Done, send: Send | None) -> Cancel:
         try:
             return self._driver.submit(self._job(call, info, send), done)
         except TritonschedError as error:
