@@ -25,6 +25,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend.wire import OFFSET, REGION, SIZE
 from tritonsched.frontend.status import VARIANT_PARAMETER
+from tritonsched.proxy.named import ours
 from tritonsched.tensors import (
     DeadlineHints,
     InferCall,
@@ -68,7 +69,7 @@ def decode(
         headers=metadata,
         inputs=() if lone else _inputs(request),
         outputs=() if lone else tuple(output.name for output in request.outputs),
-        parameters={} if lone else _parameters(request),
+        parameters=_ours(request) if lone else _parameters(request),
         lone_reason=lone,
         hints=DeadlineHints(
             grpc_remaining_ns=remaining_ns,
@@ -172,6 +173,11 @@ def _parameters(request: Any) -> dict[str, ParameterValue]:
         for name, parameter in request.parameters.items()
         if name not in ("timeout", _STREAMS_ONLY)
     }
+
+
+def _ours(request: Any) -> dict[str, ParameterValue]:
+    given = request.parameters.items()
+    return ours({name: text.string_param for name, text in given if text.HasField("string_param")})
 
 
 def _timeout_us(request: Any) -> int | None:

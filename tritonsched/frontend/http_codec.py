@@ -33,6 +33,7 @@ import orjson
 from tritonsched.backend.wire import OFFSET, REGION, SIZE
 from tritonsched.frontend.status import VARIANT_PARAMETER
 from tritonsched.proxy.families import VARIANT
+from tritonsched.proxy.named import ours
 from tritonsched.tensors import (
     Buffer,
     DeadlineHints,
@@ -200,22 +201,20 @@ def _refuse_constant(name: str) -> None:
 
 
 def _timeout_us(head: dict[str, Any]) -> int | None:
-    """The v2 parameter `timeout`, also of a call that goes alone. Other forms are Triton's to
-    judge.
-    """
+    """The v2 parameter `timeout`, also of a lone call. Other forms are Triton's to judge."""
     parameters = head.get("parameters")
     value: Any = parameters.get("timeout") if isinstance(parameters, dict) else None
     return int(value) if _is_int(value) and value >= 0 else None
 
 
 def _form(head: bytes) -> _Form:
-    timeout_us: int | None = None
+    kept: dict[str, Any] = {}
     try:
         parsed = _parse(head)
-        timeout_us = _timeout_us(parsed)
-        return _plain_form(parsed, timeout_us)
+        kept = {"timeout_us": _timeout_us(parsed), "parameters": ours(parsed.get("parameters"))}
+        return _plain_form(parsed, kept["timeout_us"])
     except _Odd as odd:
-        return _Form(timeout_us=timeout_us, lone=str(odd))
+        return _Form(lone=str(odd), **kept)
 
 
 def _plain_form(head: dict[str, Any], timeout_us: int | None) -> _Form:

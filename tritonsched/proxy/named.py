@@ -33,6 +33,13 @@ def _parameter(call: InferCall, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def ours(parameters: object) -> dict[str, ParameterValue]:
+    """Ours among parameters as they came, for a call whose form was not read."""
+    if not isinstance(parameters, dict):
+        return {}
+    return {name: parameters[name] for name in OURS if isinstance(parameters.get(name), str)}
+
+
 def of_the_model(parameters: Mapping[str, ParameterValue]) -> Mapping[str, ParameterValue]:
     """Those that are not ours."""
     if OURS.isdisjoint(parameters):

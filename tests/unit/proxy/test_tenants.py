@@ -101,6 +101,26 @@ def test_header_and_metadata_name_it_on_every_way_in() -> None:
     assert {http.tenant, careful.tenant, fast.tenant} == {"shop"}
 
 
+@pytest.mark.parametrize("named", ["shop", 7])
+def test_a_parameter_names_it_also_where_the_call_goes_alone(named: str | int) -> None:
+    """Of those that were not read, ours are all that is kept."""
+    parameters = {TENANT: named, "k": 1}
+    body = json.dumps({"inputs": [], "parameters": parameters}).encode()
+    path = "/v2/models/m/infer"
+    http = http_codec.decode(model="m", version="", path=path, headers=(), body=body, received_ns=0)
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="IN", datatype="FP32", shape=[1])
+    if isinstance(named, str):
+        request.parameters[TENANT].string_param = named
+    else:
+        request.parameters[TENANT].int64_param = named
+    grpc = grpc_wire.decode(request.SerializeToString(), (), received_ns=0, remaining_ns=None)
+    assert http.lone_reason
+    assert grpc.lone_reason
+    expected = {TENANT: named} if named == "shop" else {}
+    assert http.parameters == grpc.parameters == expected
+
+
 # -- with whom they merge -------------------------------------------------------------------------
 
 
