@@ -3,7 +3,7 @@ wrong.
 
 | model    | trait                                                                              |
 |----------|------------------------------------------------------------------------------------|
-| `num`    | FP32 identity with labels; a negative first value is an error: -k has code ERRORS[k] |
+| `num`    | FP32 identity with labels; a row whose least value is -k fails all: ERRORS[k]       |
 | `pair`   | INT32 A and B; SUM and DIFF, declared the other way round than they are made       |
 | `text`   | BYTES identity                                                                     |
 | `types`  | one optional input and output of each datatype; answers what it was given          |
@@ -53,8 +53,9 @@ def failed(code):
 
 def num(self, request):
     values = array(request, "IN")
-    low = int(values.min()) if values.size and np.isfinite(values).all() else 0
-    return failed(-low) if -len(ERRORS) < low < 0 else reply(OUT=values.copy())
+    rows = [row for row in values.reshape(len(values), -1) if row.size and np.isfinite(row).all()]
+    wrong = [low for low in (int(row.min()) for row in rows) if -len(ERRORS) < low < 0]
+    return failed(-wrong[0]) if wrong else reply(OUT=values.copy())
 
 
 def pair(self, request):
