@@ -14,7 +14,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift study gpu-check clean
+.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift bench-streams bench-live study gpu-check clean
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -79,6 +79,14 @@ bench-core: install
 
 bench-drift: install
 	$(RUN)/python -m tests.bench.drift $(ARGS)
+
+bench-streams: install
+	$(RUN)/python -m tests.bench.streams
+	$(RUN)/python -m tests.bench.admission $(ARGS)
+
+bench-live: install
+	$(RUN)/python -m tests.bench.ranking_live
+	$(RUN)/python -m tests.bench.cameras_live $(ARGS)
 
 study: install
 	$(RUN)/python -m tests.bench.study $(ARGS)

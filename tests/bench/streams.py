@@ -210,7 +210,7 @@ BESIDE: Mapping[str, Setup] = {
     "noise, best effort 400/s": replace(NOISY, best_effort=400),
     "noise, best effort 1600/s": replace(NOISY, best_effort=1600),
 }
-FIRST_SEED = 1000  # of the table: the guard was chosen on others
+FIRST_SEED = 5000  # of the table: the guard was chosen on others
 
 
 def show_guarantee(frames: int) -> None:
