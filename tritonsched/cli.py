@@ -170,6 +170,7 @@ def serve(
     _check_addresses(triton_http, triton_grpc, triton_metrics)
     reread = partial(_policy, policy, rule, transport, profile)
     with _faults_told():
+        _check_servers(reread(), triton_http or triton_metrics)
         options = ServeOptions(
             host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
             triton_http=triton_http, triton_grpc=triton_grpc, triton_metrics=triton_metrics,
@@ -209,6 +210,12 @@ def _check_addresses(http: str | None, grpc: str | None, metrics: str | None) ->
     for option, address in named.items():
         if address is not None and not _is_address(address):
             _refuse(f"{option}: {address!r} is not HOST:PORT")
+
+
+def _check_servers(policy: PolicyFile, named: str | None) -> None:
+    """Raises ConfigError: servers come from one place."""
+    if policy.servers and named is not None:
+        raise ConfigError("the policy file names servers; leave --triton-http, -grpc, -metrics out")
 
 
 def _policy(

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import distributions
@@ -27,7 +27,9 @@ from tritonsched.backend.cuda import Cuda, load
 from tritonsched.backend.cuda_check import Ask, ask_process, ipc_fault
 from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_h2 import H2Upstream
-from tritonsched.errors import CudaFault, TritonschedError
+from tritonsched.config.load import load_policy
+from tritonsched.config.schema import PolicyFile
+from tritonsched.errors import ConfigError, CudaFault, TritonschedError
 
 SHM_FREE_MIN = 64 * 1024 * 1024
 FILES_MIN = 4096  # a descriptor a client, two a connection to Triton
@@ -58,6 +60,9 @@ def doctor(
     triton_grpc: Annotated[
         str | None, typer.Option(help="HOST:PORT of a running Triton, to look at.")
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file: looks at each of its `servers`.")
+    ] = None,
     triton_env: Annotated[Path, typer.Option(help="Environment of the embedded Triton.")] = Path(
         ".venv-triton"
     ),
@@ -65,8 +70,10 @@ def doctor(
 ) -> None:
     """Look for what keeps a sidecar from working well on this machine."""
     findings = [shared_memory(SHM), open_files(), clock(), embedded_numpy(triton_env), gpu_memory()]
-    if triton_grpc is not None:
-        findings += asyncio.run(_triton(triton_grpc))
+    servers = {} if triton_grpc is None else {"": triton_grpc}
+    if policy is not None:
+        servers |= {name: server.grpc for name, server in _policy(policy).servers.items()}
+    findings += asyncio.run(_tritons(servers))
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
@@ -139,7 +146,39 @@ def gpu_memory(cuda: Callable[[], Cuda] = load, ask: Ask = ask_process) -> Findi
     return Finding(name, Health.GOOD, f"works between processes on {', '.join(gpus)}")
 
 
-async def _triton(address: str) -> list[Finding]:
+def _policy(path: Path) -> PolicyFile:
+    try:
+        return load_policy(path)
+    except ConfigError as error:
+        sys.stderr.write(f"tritonsched: {error}\n")
+        raise typer.Exit(2) from error
+
+
+async def _tritons(servers: Mapping[str, str]) -> list[Finding]:
+    """servers: gRPC addresses by name."""
+    findings: list[Finding] = []
+    told: dict[str, list[ModelInfo]] = {}
+    for name, address in servers.items():
+        found, told[name] = await _triton(f"Triton '{name}'" if name else "Triton", address)
+        findings += found
+    return [*findings, *forms(told)]
+
+
+def forms(told: Mapping[str, Sequence[ModelInfo]]) -> Iterator[Finding]:
+    """Models that servers have in other forms: the first server alone would serve them."""
+    first: dict[str, tuple[str, ModelInfo]] = {}
+    for server, models in told.items():
+        for model in models:
+            known, info = first.setdefault(model.name, (server, model))
+            if not info.is_like(model):
+                text = (
+                    f"{model.name}: another form on server '{server}' than on '{known}', which "
+                    "serves it alone; make the configurations equal"
+                )
+                yield Finding("servers", Health.ADVICE, text)
+
+
+async def _triton(check: str, address: str) -> tuple[list[Finding], list[ModelInfo]]:
     grpc = H2Upstream(address)
     await grpc.start()
     try:
@@ -148,12 +187,12 @@ async def _triton(address: str) -> list[Finding]:
         names = {model for model, _, state in await control.repository_index() if state == "READY"}
         infos = [await control.model_info(name, "") for name in sorted(names)[:MODELS_MAX]]
     except TritonschedError as error:
-        return [Finding("Triton", Health.BROKEN, f"{address}: {error}")]
+        return [Finding(check, Health.BROKEN, f"{address}: {error}")], []
     finally:
         await grpc.close()
     text = f"{address} {'is live' if live else 'is not live'}, {len(names)} models ready"
-    first = Finding("Triton", Health.GOOD if live else Health.BROKEN, text)
-    return [first, *batching(infos)]
+    first = Finding(check, Health.GOOD if live else Health.BROKEN, text)
+    return [first, *batching(infos)], infos
 
 
 def batching(models: list[ModelInfo]) -> Iterator[Finding]:
@@ -181,10 +220,12 @@ def status(
     try:
         ready = _get(f"http://{admin}/healthz/ready", token).strip()
         policy = json.loads(_get(f"http://{admin}/admin/policy", token))
+        servers = json.loads(_get(f"http://{admin}/admin/servers", token))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"tritonsched: no sidecar's answer from {admin}: {error}\n")
         raise typer.Exit(1) from error
-    sys.stdout.writelines(f"{line}\n" for line in status_lines(ready, policy))
+    lines = (*status_lines(ready, policy), *server_lines(servers))
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     if ready != "ready":
         raise typer.Exit(1)
 
@@ -199,6 +240,14 @@ def status_lines(ready: str, policy: dict[str, Any]) -> Iterator[str]:
     yield f"policy  generation {policy['generation']}, rule {rule}"
     if policy["last_error"]:
         yield f"error   {policy['last_error']}"
+
+
+def server_lines(servers: dict[str, Any]) -> Iterator[str]:
+    """What `status` prints of each Triton. servers: of /admin/servers."""
+    for server in servers.get("servers", ()):
+        name = server["server"] or "Triton"
+        version, how = server["version"] or "unknown", server["transport"]
+        yield f"server  {name} {server['state']}, {server['grpc']}, version {version}, {how}"
 
 
 def _get(url: str, token: str | None) -> str:

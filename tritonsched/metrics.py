@@ -24,6 +24,7 @@ from tritonsched.core.fairness import Tenants
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import ServerState
 
 V = TypeVar("V")
 
@@ -77,6 +78,7 @@ GAUGES = {
         ("device",),
     ),
     "device_speed_changes": ("Changes of speed that were detected since the start.", ("device",)),
+    "server_up": ("1 while that server takes work; of several servers.", ("server",)),
     "recording": ("1 while --record writes, 0 once a fault has ended it.", ()),
     "transport_info": ("1 for the transport in use.", ("transport",)),
 }
@@ -266,6 +268,12 @@ class Metrics:
         self._gauges["backend_batches", "inline"] = inline
         self._gauges["backend_batches", "fallback"] = fallbacks
         self._gauges["backend_malformed",] = malformed
+
+    def set_servers(self, states: Mapping[str, ServerState]) -> None:
+        """Whether each of several servers takes work; a single one has no name."""
+        self._clear("server_up")
+        for server, state in states.items() if len(states) > 1 else ():
+            self._gauges["server_up", server] = float(state is not ServerState.AWAY)
 
     def render(self) -> bytes:
         """The exposition text, Prometheus 0.0.4."""

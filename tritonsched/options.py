@@ -24,6 +24,16 @@ class GrpcFrontend(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """A Triton's ports, each HOST:PORT. transport: empty for the policy file's."""
+
+    http: str
+    grpc: str
+    metrics: str | None = None
+    transport: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TlsFiles:
     """PEM files. certificate: with its chain. client_ca: who signs clients' certificates, which are
     then asked for; None: they are not.
@@ -62,6 +72,15 @@ class ServeOptions:
     record: Path | None = None
     record_bytes: int = RECORD_BYTES
     tls: TlsFiles | None = None
+
+    def addresses(self) -> dict[str, Address]:
+        """The Tritons that are given, by name (empty for that of the command line); maybe none."""
+        if self.triton_http is not None and self.triton_grpc is not None:
+            return {"": Address(self.triton_http, self.triton_grpc, self.triton_metrics)}
+        return {
+            name: Address(server.http, server.grpc, server.metrics, server.transport or "")
+            for name, server in self.policy.servers.items()
+        }
 
 
 def example_request(http: str) -> str:

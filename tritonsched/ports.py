@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tritonsched.backend.base import GrpcCalls
-from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.backend.upstream_http import HttpCalls
 from tritonsched.errors import StartupError
 from tritonsched.frontend.gate import Gate, Limits
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
@@ -35,7 +35,7 @@ class Ports:
         self._connections_max = self._open_files() - FILES_KEPT  # of both ports
         self._gates = {name: self._gate(name) for name in (HTTP, GRPC)}
 
-    def http(self, service: InferService, upstream: HttpUpstream) -> HttpServer:
+    def http(self, service: InferService, upstream: HttpCalls) -> HttpServer:
         options = self._options
         return HttpServer(
             service,

@@ -7,14 +7,11 @@ import.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
-from tritonsched.backend.triton import TritonBackend
-from tritonsched.backend.upstream_h2 import H2Upstream
-from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.batch import Batch
 from tritonsched.core.controllers import MEASURED
@@ -27,15 +24,15 @@ from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.frontend.admin_events import Audience
 from tritonsched.frontend.admin_server import AdminServer
 from tritonsched.frontend.admin_tuning import Tuned
+from tritonsched.frontend.fleet_metrics import fleet_metrics
 from tritonsched.frontend.show import Seen, Show
 from tritonsched.frontend.triton_metrics import triton_metrics
 from tritonsched.metrics import Metrics
-from tritonsched.options import ServeOptions, greeting
+from tritonsched.options import Address, ServeOptions, greeting
 from tritonsched.ports import Ports
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.feedback import Tuner
-from tritonsched.proxy.health import Health, RepositoryWatch
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.overview import Overview
@@ -49,6 +46,7 @@ from tritonsched.proxy.shield import Shield
 from tritonsched.proxy.tallies import Tallies
 from tritonsched.proxy.timer import TimerFd, pause
 from tritonsched.proxy.watch import FileWatch, signature
+from tritonsched.upstreams import Upstreams
 
 RTT_NS_MAX = 5_000_000  # a start-up hiccup must not become a permanent lead
 TRITON_WAIT_S = 5.0  # for somebody else's Triton before we listen to say that it is not there
@@ -84,21 +82,9 @@ class Sidecar:
         once.
         """
         policy = self.options.policy
-        http_address, grpc_address = await self._triton()
-        self._http = HttpUpstream(http_address)
-        await self._http.start()
-        self._stack.push_async_callback(self._http.close)
-        self._grpc = H2Upstream(grpc_address)
-        await self._grpc.start()
-        self._stack.push_async_callback(self._grpc.close)
-        self.backend = TritonBackend(
-            self._http,
-            self._grpc,
-            transport=policy.transport.mode,
-            pool_bytes=policy.transport.pool_bytes,
-            cuda_pool_bytes=policy.transport.cuda_pool_bytes,
-        )
-        self._stack.push_async_callback(self.backend.close)
+        self.health = self.upstreams = Upstreams(await self._tritons(), policy, self._say)
+        await self.upstreams.start(self._stack)
+        self.backend = self.upstreams.backend
         self._build(policy)
         self._spawn(self.health.run())
         self._watch_policy()
@@ -107,17 +93,17 @@ class Sidecar:
             async with asyncio.timeout(None if self._embedded else TRITON_WAIT_S):
                 await self.health.wait_up()
         except TimeoutError:
-            self._say(
-                f"Triton at {grpc_address} does not answer yet; requests get 503 until it does"
-            )
+            where = self.upstreams.grpc.address
+            self._say(f"Triton at {where} does not answer yet; requests get 503 until it does")
         self._announce()
 
-    async def _triton(self) -> tuple[str, str]:
-        """Addresses of the Triton to serve from: the given one, or an embedded one just started."""
+    async def _tritons(self) -> Mapping[str, Address]:
+        """Where to serve from: what is given, or an embedded Triton just started."""
         options = self.options
-        if options.triton_http is not None and options.triton_grpc is not None:
-            self._metrics_address = options.triton_metrics
-            return options.triton_http, options.triton_grpc
+        given = options.addresses()
+        if given:
+            self._metrics_address = next(iter(given.values())).metrics
+            return given
         self._say(f"starting the embedded Triton on {options.repository} …")
         config = EmbeddedConfig(
             repository=options.repository,
@@ -133,7 +119,7 @@ class Sidecar:
             self._say(f"model '{model}' could not be loaded: {reason}")
         self._metrics_address = options.triton_metrics or self._embedded.metrics_address
         self._spawn(self._supervise(self._embedded))
-        return self._embedded.http_address, self._embedded.grpc_address
+        return {"": Address(self._embedded.http_address, self._embedded.grpc_address)}
 
     def _build(self, policy: PolicyFile) -> None:
         self.recorders = recorders(self.options, say=self._say, stack=self._stack)
@@ -143,29 +129,19 @@ class Sidecar:
             tuning=policy.tuning(),
             observers=(*observers, self.tuner.feedback, *self.recorders),
         )
-        self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns())
+        for server in self.upstreams.names:
+            self.scheduler.set_server(ServerState.AWAY, time.monotonic_ns(), server)
         self.shield = Shield(self.metrics_registry.shielded)
         self.shield.adopt(**policy.shield.model_dump())
         self.regions = ClientRegions(is_local=self.backend.is_local, cuda=self.backend.cuda)
         self.recount = Recount(self.tallies, self.backend.request_counts)
-        loop = asyncio.get_running_loop()
         held = Held()
-        self.driver = Driver(
-            self.scheduler,
-            self.backend,
-            clock=time.monotonic_ns,
-            held=held,
-            make_timer=lambda fired: TimerFd(loop, fired),
-            on_reply=self.tuner.replied,
-            on_send=self.tuner.send.observe,
-            on_lost=lambda _: self.health.lost(),  # built below
-            on_taken_apart=self._taken_apart,
-            on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # built below
-            resend_failed=policy.transport.resend_failed,
+        self._make_driver(policy, held)
+        self.upstreams.watch(
+            connect=self._connect,
+            tell=self._tell_server,
+            changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made below
         )
-        self._stack.callback(self.driver.close)
-        self.tuner.drive(self.scheduler, self.driver)
-        self.health = self._make_health()
         intake = self._make_intake(policy)
         self.proxy = Proxy(
             self.driver,
@@ -185,7 +161,27 @@ class Sidecar:
         repository = self.options.repository if self._embedded else None
         self.seeding = Seeding(self.scheduler, repository, say=self._say)
         self.proxy.on_announce = self.seeding.announced
+        self.proxy.homes.is_up = self.upstreams.is_server_up
         self._build_reloader(policy, intake)
+
+    def _make_driver(self, policy: PolicyFile, held: Held) -> None:
+        loop = asyncio.get_running_loop()
+        self.driver = Driver(
+            self.scheduler,
+            self.backend,
+            clock=time.monotonic_ns,
+            held=held,
+            make_timer=lambda fired: TimerFd(loop, fired),
+            on_reply=self.tuner.replied,
+            on_send=self.tuner.send.observe,
+            on_lost=self.upstreams.lost,
+            on_taken_apart=self._taken_apart,
+            on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # built below
+            resend_failed=policy.transport.resend_failed,
+            resend_lost=policy.transport.resend_lost,
+        )
+        self._stack.callback(self.driver.close)
+        self.tuner.drive(self.scheduler, self.driver)
 
     def _make_intake(self, policy: PolicyFile) -> Intake:
         self.reservations = Reservations(
@@ -197,19 +193,6 @@ class Sidecar:
         )
         self._stack.callback(self.reservations.close)
         return Intake(policy.slo_classes(), policy.class_of_model, self.reservations.of)
-
-    def _make_health(self) -> Health:
-        watch = RepositoryWatch(
-            self.backend.repository_index,
-            changed=lambda: self._spawn(self.proxy.invalidate("")),  # it is made later
-        )
-        return Health(
-            ready=self.backend.ready,
-            connect=self._connect,
-            tell=self.driver.set_server,
-            look=watch.look,
-            say=self._say,
-        )
 
     def _build_reloader(self, policy: PolicyFile, intake: Intake) -> None:
         for recorder in self.recorders:
@@ -231,8 +214,8 @@ class Sidecar:
     async def _listen(self) -> None:
         options = self.options
         self.ports = Ports(options, self.metrics_registry, say=self._say)
-        self.http_server = self.ports.http(self.proxy, self._http)
-        self.grpc_server = self.ports.grpc(self.proxy, self._grpc)
+        self.http_server = self.ports.http(self.proxy, self.upstreams.http)
+        self.grpc_server = self.ports.grpc(self.proxy, self.upstreams.grpc)
         self.admin_server = AdminServer(
             self,
             host=options.host,
@@ -240,6 +223,7 @@ class Sidecar:
             reloader=self.reloader,
             tuned=Tuned(self.scheduler, self.tuner.feedback),
             audience=self._show(),
+            servers=self.upstreams.states,
             token=options.admin_token,
         )
         for server in (self.http_server, self.grpc_server, self.admin_server):
@@ -254,22 +238,36 @@ class Sidecar:
             self.reloader,
             self.why_not_ready,
             changes=self.tuner.feedback.words,
+            notices=self.upstreams.notices,
         )
         show = Show(seen, clock=time.monotonic_ns, wall_ns=time.time_ns)
         self._spawn(show.run(pause))
         return show.audience
 
-    async def _connect(self) -> None:
+    async def _connect(self, server: str) -> None:
         """A (new) Triton is up: shared memory, caches, round trip."""
-        await self.backend.connect()
+        backend = await self.upstreams.connect(server)
         self.shield.connected(self.backend.version)
-        self.proxy.reconnected()
-        await self.recount.reconnected()
-        self.regions.forget()  # it may be another process
-        rtt_ns = min(RTT_NS_MAX, await self.backend.rtt_ns(time.monotonic_ns))
-        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=rtt_ns))
+        if self.upstreams.is_up:  # another server: it goes on serving, and counting
+            await self.proxy.refresh()
+            await self.recount.look()
+        else:
+            self.proxy.reconnected()
+            await self.recount.reconnected()
+        if not self.upstreams.is_fleet:
+            self.regions.forget()  # it may be another process; a fleet's are registered anew
+        rtt_ns = min(RTT_NS_MAX, await backend.rtt_ns(time.monotonic_ns))
+        self.upstreams.rtts_ns[server] = rtt_ns
+        slowest_ns = max(self.upstreams.rtts_ns.values())
+        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=slowest_ns))
         await self.seeding.adopt(self.reloader.policy.profile)
-        self._say(f"Triton is up: {self.backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
+        what = f"server '{server}'" if server else "Triton"
+        self._say(f"{what} is up: {backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")
+
+    def _tell_server(self, state: ServerState, server: str) -> None:
+        self.driver.set_server(state, server)
+        if server and state is ServerState.AWAY:
+            self._say(f"server '{server}' does not answer; its work goes to the others")
 
     def _announce(self) -> None:
         ports = (self.http_server.port, self.grpc_server.port, self.admin_server.port)
@@ -346,6 +344,7 @@ class Sidecar:
         self.metrics_registry.set_recordings(self.recorders)
         self.metrics_registry.set_connections(self.ports.connections())
         self.metrics_registry.set_speeds(self.scheduler.speeds())
+        self.metrics_registry.set_servers(self.scheduler.servers())
         self.metrics_registry.set_tenants(*self.scheduler.tenancy())
         self.metrics_registry.set_backend(
             transport=backend.transport_info.split()[0],
@@ -358,6 +357,8 @@ class Sidecar:
         return self.metrics_registry.render()
 
     async def triton_metrics(self) -> bytes:
+        if hasattr(self, "upstreams") and self.upstreams.is_fleet:
+            return await fleet_metrics(self.upstreams.metrics_addresses())
         if self._metrics_address is None:
             return b""
         return await triton_metrics(self._metrics_address)

@@ -152,6 +152,7 @@ class InferCall:
     output_refs: tuple[tuple[str, ShmRef], ...] = ()
     reservation: str | None = None
     tenant: str | None = None
+    server: str = ""  # which of several is to answer it; empty: any
 
     @property
     def refs(self) -> tuple[ShmRef, ...]:

@@ -12,6 +12,7 @@ from tritonsched.core.fairness import Fairness, Tenants
 from tritonsched.core.request import Outcome, Tenant
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
+from tritonsched.core.variant import ServerState
 from tritonsched.metrics import (
     COUNTERS,
     GAUGES,
@@ -72,6 +73,7 @@ def fed() -> Metrics:
     metrics.set_connections({"http": 1})
     metrics.tuning_changed("safety", "up")
     metrics.set_speeds({"gpu0": DeviceSpeed()})
+    metrics.set_servers({"left": ServerState.READY, "right": ServerState.AWAY})
     metrics.set_recordings([SimpleNamespace(written=5, dropped=1, failure="")])
     metrics.set_state(ready=True, tensor_bytes=12, queued={"m": 3})
     metrics.set_tenants(_tenants(), {"shop": 2})

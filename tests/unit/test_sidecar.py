@@ -23,7 +23,7 @@ from tritonsched.core.feedback import Change
 from tritonsched.core.request import Request
 from tritonsched.errors import BackendError, StartupError
 from tritonsched.frontend import triton_metrics
-from tritonsched.options import ServeOptions, example_request
+from tritonsched.options import Address, ServeOptions, example_request
 from tritonsched.sidecar import Sidecar
 
 MS = 1_000_000
@@ -150,7 +150,7 @@ async def test_what_an_embedded_triton_has_to_say_is_told(triton: Embedded) -> N
     said: list[str] = []
     sidecar = Sidecar(options(), say=said.append)
     triton.goes_on.set()
-    assert await sidecar._triton() == ("h:1", "h:2")
+    assert await sidecar._tritons() == {"": Address("h:1", "h:2")}
     assert said[1:] == ["a note", "model 'broken' could not be loaded: no weights"]
     assert triton.config is not None
     assert triton.config.repository == MODELS

@@ -52,8 +52,23 @@ class Backend(Protocol):
         """Give everything back: connections, regions, registrations."""
 
 
+class Homed:
+    """The messages of one stream. home: the server that they go to; empty while any will do."""
+
+    def __init__(self, messages: AsyncIterator[bytes]) -> None:
+        self._messages = messages
+        self.home = ""
+
+    def __aiter__(self) -> "Homed":
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._messages)
+
+
 class GrpcCalls(Protocol):
-    """Triton's gRPC port, bytes both ways: `upstream_h2.H2Upstream`, `upstream_grpc.GrpcUpstream`.
+    """Triton's gRPC port, bytes both ways: `upstream_h2.H2Upstream`, `upstream_grpc.GrpcUpstream`;
+    or several of them, `fleet_grpc.FleetGrpc`.
 
     A call is never cancelled and never given a deadline; metadata: end-to-end pairs, in order.
     """

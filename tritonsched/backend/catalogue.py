@@ -27,6 +27,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 ACCURACY_KEY = "tritonsched_accuracy"
 DEVICE_KEY = "tritonsched_device"
+_FORM = (
+    "name", "version", "max_batch_size", "inputs", "outputs", "lone_reason", "steps",
+    "is_decoupled",
+)  # fmt: skip
+"""What calls of a model have to agree with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class ModelInfo:
     is_decoupled: it answers any number of times.
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
     config_sha256: of the whole configuration, to tell whether a profile is of this model.
+    servers: of each device, where there are several servers (`fleet`).
     variants: the Triton models that serve it, if it is not one itself (proxy/families.py).
     """
 
@@ -65,7 +71,12 @@ class ModelInfo:
     steps: tuple[str, ...] = ()
     is_decoupled: bool = False
     config_sha256: str = field(default="", compare=False)
+    servers: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
+
+    def is_like(self, other: "ModelInfo") -> bool:
+        """Whether a call means the same to both, wherever they run."""
+        return all(getattr(self, name) == getattr(other, name) for name in _FORM)
 
 
 def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no stubs

@@ -25,7 +25,7 @@ from tritonsched.backend.packing import MARK_BYTES, Attempt, Packer, Pool
 from tritonsched.backend.region import Region
 from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_grpc import SERVICE
-from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.backend.upstream_http import HttpCalls
 from tritonsched.errors import (
     BackendError,
     CudaFault,
@@ -62,7 +62,7 @@ class TritonBackend:
 
     def __init__(
         self,
-        http: HttpUpstream,
+        http: HttpCalls,
         grpc: GrpcCalls,
         *,
         transport: Transport = "auto",

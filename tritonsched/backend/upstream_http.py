@@ -11,7 +11,9 @@ bound, whatever becomes of the caller.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 from yarl import URL
@@ -72,6 +74,33 @@ class HttpStream:
     length: int | None
 
 
+class HttpCalls(Protocol):
+    """Triton's HTTP port: `HttpUpstream`, or several of them, `fleet_http.FleetHttp`."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def request(
+        self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
+    ) -> HttpReply:
+        """One call, finished whatever its caller does. Raises TritonUnavailable."""
+
+    def stream(
+        self,
+        method: str,
+        raw_path: str,
+        headers: Iterable[tuple[str, str | bytes]],
+        body: Buffer,
+        *,
+        server: str = "",
+    ) -> AbstractAsyncContextManager[HttpStream]:
+        """One call whose answer is passed on as it comes. server: which of several is to answer.
+
+        Raises TritonUnavailable.
+        """
+
+
 class HttpUpstream:
     """Connections to Triton's HTTP port. address: host:port."""
 
@@ -116,7 +145,13 @@ class HttpUpstream:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
+        self,
+        method: str,
+        raw_path: str,
+        headers: Iterable[tuple[str, str | bytes]],
+        body: Buffer,
+        *,
+        server: str = "",  # there is one
     ) -> AsyncIterator[HttpStream]:
         """One call whose answer is passed on as it comes. What is not read of it is drained.
 

@@ -20,6 +20,7 @@ from tritonsched.config.classes_section import (
 )
 from tritonsched.config.faults import SHOWN_CHARS, did_you_mean
 from tritonsched.config.feedback_section import FeedbackSection
+from tritonsched.config.servers_section import SERVERS_MAX, ServerSection
 from tritonsched.config.tenants_section import (
     DEFAULT_TENANT,
     TENANTS_MAX,
@@ -131,6 +132,10 @@ class TransportSection(_Section):
         default=True,
         description="Send the members of a failed batch alone: Triton may execute them twice.",
     )
+    resend_lost: bool = Field(
+        default=True,
+        description="Send what was lost with a server to another one: it may be executed twice.",
+    )
 
     @property
     def pool_bytes(self) -> int | None:
@@ -208,6 +213,11 @@ class PolicyFile(_Section):
     )
     transport: TransportSection = Field(
         default=TransportSection(), description="How batches reach Triton."
+    )
+    servers: dict[Name, ServerSection] = Field(
+        default_factory=dict,
+        max_length=SERVERS_MAX,
+        description="The Tritons to serve from, in order of preference; none: as the options say.",
     )
     shield: ShieldSection = Field(
         default=ShieldSection(), description="What is not let through to Triton."

@@ -290,11 +290,24 @@ class Scheduler(State):
             self._reject(request, RejectReason.TRITON_UNAVAILABLE, now, decisions)
 
     def _soonest_first(self, now: int) -> list[DeviceState]:
-        """An idle device before one that is only about to be; else in order of announcement."""
-        devices = [d for d in self._devices.values() if d.has_room(now, self.tuning.lead_ns)]
-        return sorted(
-            devices, key=lambda d: (d.available_ns(now, self.tuning.rtt_ns), len(d.batches))
-        )
+        """Of several free devices the one first that would have done its most urgent work soonest;
+        else an idle one before one that is only about to be, and in order of announcement.
+        """
+        free = [d for d in self._devices.values() if d.has_room(now, self.tuning.lead_ns)]
+        if len(free) < 2:  # nothing to sort
+            return free
+        return sorted(free, key=lambda device: (self._done_ns(device, now), len(device.batches)))
+
+    def _done_ns(self, device: DeviceState, now: int) -> int:
+        start_ns = device.available_ns(now, self.tuning.rtt_ns)
+        queues = self.queues(device.name)
+        if not queues:
+            return start_ns
+        first = min(queues, key=lambda queue: queue.head.due_ns)
+        rows = first.head.rows
+        if not first.alone:
+            rows = min(first.rows, self.rows_cap(first.model, device.name))
+        return start_ns + self.safe_ns(first.model, device.name, rows)
 
     def _fill(self, device: DeviceState, now: int, decisions: list[Decision]) -> None:
         """Give the device its next batch, if it has room: idle, or one batch that is nearly

@@ -15,6 +15,7 @@ from tritonsched.errors import StartupError
 from tritonsched.frontend.admin_events import Audience, add_event_routes
 from tritonsched.frontend.admin_page import add_page_routes
 from tritonsched.frontend.admin_policy import add_policy_routes
+from tritonsched.frontend.admin_servers import States, add_server_routes
 from tritonsched.frontend.admin_tuning import Tuned, add_tuning_routes
 from tritonsched.metrics import CONTENT_TYPE
 from tritonsched.proxy.reload import Reloader
@@ -48,6 +49,7 @@ class AdminServer:
         reloader: Reloader | None = None,
         tuned: Tuned | None = None,
         audience: Audience | None = None,
+        servers: States | None = None,
         token: str | None = None,
     ) -> None:
         self._view = view
@@ -62,6 +64,8 @@ class AdminServer:
             add_policy_routes(app, reloader, token)
         if tuned is not None:
             add_tuning_routes(app, tuned, token)
+        if servers is not None:
+            add_server_routes(app, servers, token)
         if audience is not None:
             add_event_routes(app, audience, token)
             add_page_routes(app)

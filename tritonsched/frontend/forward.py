@@ -7,7 +7,7 @@ our own.
 
 import re
 
-from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.backend.upstream_http import HttpCalls
 from tritonsched.frontend.family_calls import AskHttp, family_http
 from tritonsched.frontend.http_regions import region_call
 from tritonsched.frontend.model_statistics import http_statistics
@@ -32,7 +32,7 @@ def generates(raw_path: str) -> tuple[str, str] | None:
 
 async def forward_http(
     service: InferService,
-    upstream: HttpUpstream,
+    upstream: HttpCalls,
     *,
     method: str,
     raw_path: str,

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from tritonsched.backend.upstream_http import HttpStream, HttpUpstream
+from tritonsched.backend.upstream_http import HttpCalls, HttpStream
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.http_codec import decode
 from tritonsched.frontend.http_message import HttpRequest
@@ -39,7 +39,7 @@ class Generation:
     read from `stack`, which must be closed in the end.
     """
 
-    def __init__(self, upstream: HttpUpstream, request: HttpRequest, raw_path: str) -> None:
+    def __init__(self, upstream: HttpCalls, request: HttpRequest, raw_path: str) -> None:
         self._upstream = upstream
         self._request = request
         self._raw_path = raw_path
@@ -47,10 +47,12 @@ class Generation:
         self._opened: asyncio.Future[HttpStream] = loop.create_future()
         self._answered: asyncio.Future[bool] = loop.create_future()
         self._opening: asyncio.Task[None] | None = None
+        self._call: InferCall | None = None
         self.stack = AsyncExitStack()
 
     async def open(self, service: InferService, call: InferCall) -> HttpStream:
         """Raises a leaf of TritonschedError."""
+        self._call = call
         cancel = service.submit(call, self._done, self._send)
         try:
             return await self._opened
@@ -71,7 +73,11 @@ class Generation:
     async def _open(self) -> None:
         request = self._request
         stream = self._upstream.stream(
-            request.method, self._raw_path, request.headers, request.body
+            request.method,
+            self._raw_path,
+            request.headers,
+            request.body,
+            server=self._call.server if self._call else "",
         )
         try:
             reply = await self.stack.enter_async_context(stream)

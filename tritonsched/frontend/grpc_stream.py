@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from tritonsched.backend.base import GrpcCalls
+from tritonsched.backend.base import GrpcCalls, Homed
 from tritonsched.backend.upstream_grpc import SERVICE, Metadata, end_to_end
 from tritonsched.errors import Draining, TritonschedError, TritonUnavailable
 from tritonsched.frontend.grpc_codec import decode
@@ -111,7 +111,8 @@ class _Stream:
         self._is_half_closed = False  # by the client
         self._is_over = False  # Triton takes no more
         self._has_left = False
-        self._call = upstream.stream(f"{SERVICE}ModelStreamInfer", self._written(), metadata)
+        self._messages = Homed(self._written())
+        self._call = upstream.stream(f"{SERVICE}ModelStreamInfer", self._messages, metadata)
         self.pumping = self._loop.create_task(self._pump())
         self._feeding = self._loop.create_task(self._feed())
 
@@ -167,6 +168,7 @@ class _Stream:
             await self._write(message)  # Triton ends the stream
             return
         call.lone_reason = call.lone_reason or "stream"
+        call.server = self._messages.home
         await self._owed.clear_for(self._service.is_decoupled(call))
         gone = self._loop.create_future()
 
@@ -191,6 +193,7 @@ class _Stream:
         self, call: InferCall, message: bytes, gone: "asyncio.Future[bool]", expected_ns: int
     ) -> bool:
         """Send it in its turn: whether its time teaches something. gone: the next may come."""
+        self._messages.home = self._messages.home or call.server
         message, asked = asking(message)
         is_decoupled = bool(self._service.is_decoupled(call))
         sent = Message(call.id, call.model, is_decoupled=is_decoupled, asked=asked)
@@ -232,6 +235,8 @@ class _Stream:
             status = await self._read()
         except grpc.aio.AioRpcError as error:
             status = self._status(error)
+        except TritonUnavailable as error:  # it was not opened: there is no server
+            status = error_reply(error)
         finally:
             self._end()
         self._incoming.put_nowait(status)

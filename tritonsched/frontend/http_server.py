@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
-from tritonsched.backend.upstream_http import HttpUpstream
+from tritonsched.backend.upstream_http import HttpCalls
 from tritonsched.errors import TritonschedError
 from tritonsched.frontend.door import MakeContext, listen
 from tritonsched.frontend.forward import forward_http, generates
@@ -40,7 +40,7 @@ class HttpServer:
     def __init__(
         self,
         service: InferService,
-        upstream: HttpUpstream,
+        upstream: HttpCalls,
         *,
         host: str,
         port: int,

@@ -22,7 +22,7 @@ Pause = Callable[[float], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What is shown. why_not_ready: empty if the sidecar can serve. changes: of the tuning, in
-    words, oldest first.
+    words, oldest first. notices: what an operator should read first.
     """
 
     overview: Overview
@@ -31,6 +31,7 @@ class Seen:
     reloader: Reloader
     why_not_ready: Callable[[], str]
     changes: Callable[[], Sequence[str]] = tuple
+    notices: Callable[[], Sequence[str]] = tuple
 
 
 class Show:
@@ -73,6 +74,6 @@ class Show:
             rule=reloader.policy.scheduler.policy,
             why_not_ready=self._seen.why_not_ready(),
             classes=reloader.policy.slo_classes(),
-            notices=(refused,) if reloader.last_error else (),
+            notices=(*([refused] if reloader.last_error else []), *self._seen.notices()),
             changes=self._seen.changes(),
         )

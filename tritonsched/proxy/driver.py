@@ -250,6 +250,7 @@ class Driver(Inputs):
 
     async def _alone(self, flight: Flight) -> None:
         job = flight.jobs[0]
+        job.call.server = flight.batch.server
         end_hold = self._holds.begin(flight.batch, job.call) if job.in_sequence else None
         try:
             if job.send is None:

@@ -126,6 +126,7 @@ class Intake:
             version=call.version,
             reservation=stream.id if stream else 0,
             tenant=tenant.name,
+            server=call.server,
             utility=slo.utility,
         )
         return request, clipped

@@ -92,3 +92,9 @@ class ModelCache:
         """Ask again for all models: one was loaded or unloaded, or Triton is another one."""
         self._generation += 1
         self._known.clear()
+
+    async def refresh(self) -> None:
+        """Ask again, and go on with what is known meanwhile. Raises TritonUnavailable."""
+        for key in tuple(self._known):
+            if await self._ask(key) is None:
+                self._known.pop(key, None)

@@ -28,7 +28,10 @@ from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.service import Proxy
 
-NOT_LIVE = ("transport.", "limits.request_mib_max", "limits.connections_max", "limits.held_mib_max")
+NOT_LIVE = (
+    "transport.", "servers", "limits.request_mib_max", "limits.connections_max",
+    "limits.held_mib_max",
+)  # fmt: skip
 CHANGES_SHOWN = 20  # in one line of the log
 MISS_RATIO_MIN = 0.01  # twice next to nothing is no reason to go back
 GUARD_REQUESTS_MIN = 50  # fewer say nothing

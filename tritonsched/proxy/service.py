@@ -30,6 +30,7 @@ from tritonsched.proxy.client_regions import ClientRegions, Regions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.families import Families
 from tritonsched.proxy.held import Held
+from tritonsched.proxy.homes import Homes
 from tritonsched.proxy.intake import Intake
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
@@ -100,6 +101,7 @@ class Proxy:
         self._streams: dict[object, Callable[[], None]] = {}
         self.is_draining = False
         driver.is_current = self._is_current
+        self.homes = Homes()
         reservations.tenant_of = intake.tenant_of
         self.on_announce: Callable[[ModelInfo], None] = lambda _: None  # hears before the scheduler
 
@@ -224,6 +226,10 @@ class Proxy:
         """Triton is another process now: what it said before is void."""
         self._models.forget()
 
+    async def refresh(self) -> None:
+        """One of several servers came up: what they say together may be more, or something else."""
+        await self._models.refresh()
+
     def adopt_families(
         self, declared: Mapping[str, tuple[str, ...]], accuracies: Mapping[str, float]
     ) -> None:
@@ -259,13 +265,14 @@ class Proxy:
         regions = self.regions.named(names) if names else _NO_REGIONS
         if refs and not lone:
             lone = self.regions.lone_reason(call, info, regions)
+        key = sequence_of(call, info) if lone and send is None else None
         if lone:
             self._on_lone(call.model, lone)
+            self.homes.settle(call, info, key, is_stream=send is not None)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
         if info.variants and request.version:  # the family's; of its variants it is the newest
             request = replace(request, version="")
-        in_sequence = bool(lone) and send is None and sequence_of(call, info) is not None
-        return Job(call, info, request, lone, clipped, regions, send, in_sequence)
+        return Job(call, info, request, lone, clipped, regions, send, key is not None)
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
         """The regions of a call whose form was not read. Raises Shielded if it may not go on."""
@@ -325,7 +332,7 @@ class Proxy:
 
     def _is_current(self, info: ModelInfo) -> bool:
         known = self._models.known(info.name, info.version)
-        return known is info or known == info
+        return known is info or (known is not None and known.is_like(info))
 
     def _announce(self, info: ModelInfo) -> None:
         self._judgements.clear()
@@ -339,6 +346,7 @@ class Proxy:
                 rows_max=max(1, info.max_batch_size),
                 devices=info.devices,
                 accuracy=info.accuracy,
+                servers=info.servers,
             )
         )
 

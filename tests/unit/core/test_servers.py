@@ -221,3 +221,24 @@ def test_frames_of_a_device_that_is_away_are_served_elsewhere_as_best_effort() -
     desk.frame(3, 1200)
     assert desk.decide(1200) == []  # guaranteed again
     assert len(desk.scheduler.reservations()) == 1
+
+
+# -- which device first ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [("fast", "slow"), ("slow", "fast")])
+@pytest.mark.parametrize("alone", [True, False])
+def test_of_free_devices_the_one_that_is_done_first_takes_the_work(
+    devices: tuple[str, ...], *, alone: bool
+) -> None:
+    table = Table("lite", models={"m": (8, devices)}, points=None)
+    table.scheduler.set_profile("m", "fast", exact(AFFINE))
+    table.scheduler.set_profile("m", "slow", exact({n: 3 * ns for n, ns in AFFINE.items()}))
+    table.at(0, submit(request(1, deadline=90 * MS, alone=alone)))
+    table.expect(0, dispatch(request(1), device="fast"))
+
+
+def test_a_device_with_nothing_to_do_does_not_stand_in_the_way() -> None:
+    table = Table("fcfs", models={"m": (8, ("a",)), "n": (8, ("b",))})
+    table.at(0, submit(request(1, model="n")))
+    table.expect(0, dispatch(request(1), device="b"))

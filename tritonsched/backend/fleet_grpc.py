@@ -1,0 +1,248 @@
+"""Several Tritons' gRPC ports as one `GrpcCalls`. Rule: which call goes to which server stands in
+one table; Triton's own answers are handed on, joined where all are asked.
+
+| method                                        | goes to                                         |
+|-----------------------------------------------|-------------------------------------------------|
+| live, ready, health, metadata, config, status | the first that is up and says yes               |
+| statistics, index                             | all; counts are added, lists united             |
+| load, unload, settings, unregister            | all; the first error, with the server's name    |
+| register                                      | all or none, and again whoever comes up later   |
+| ModelStreamInfer                              | the server of its first message                 |
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
+
+from tritonsched.backend import sums
+from tritonsched.backend.base import GrpcCalls, Homed
+from tritonsched.backend.fleet import Members, none_up
+from tritonsched.backend.upstream_grpc import SERVICE
+from tritonsched.errors import TritonUnavailable
+from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+REGISTRATIONS_MAX = 1024  # regions that a server is told of again when it comes up
+_JOINED: Mapping[str, tuple[Any, Any]] = {
+    f"{SERVICE}ModelStatistics": (pb.ModelStatisticsResponse, sums.add_statistics),
+    f"{SERVICE}RepositoryIndex": (pb.RepositoryIndexResponse, sums.add_index),
+}
+_REGISTER = {
+    f"{SERVICE}SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterRequest,
+    f"{SERVICE}CudaSharedMemoryRegister": pb.CudaSharedMemoryRegisterRequest,
+}
+_UNREGISTER = {
+    f"{SERVICE}SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterRequest,
+    f"{SERVICE}CudaSharedMemoryUnregister": pb.CudaSharedMemoryUnregisterRequest,
+}
+_TO_ALL = frozenset(
+    {*_UNREGISTER}
+    | {
+        f"{SERVICE}{name}"
+        for name in (
+            "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings",
+        )
+    }
+)  # fmt: skip
+_OK = "OK"
+
+
+class FleetGrpc:
+    """upstreams: by server."""
+
+    def __init__(self, upstreams: Mapping[str, GrpcCalls], members: Members) -> None:
+        self.address = ", ".join(upstream.address for upstream in upstreams.values())
+        self._upstreams = upstreams
+        self._members = members
+        self._registered: dict[str, tuple[str, Buffer]] = {}
+
+    async def start(self) -> None:
+        for upstream in self._upstreams.values():
+            await upstream.start()
+
+    async def close(self) -> None:
+        """Let running calls finish within a bound, then close."""
+        await asyncio.gather(*(upstream.close() for upstream in self._upstreams.values()))
+
+    def send(self, method: str, message: Buffer, done: GrpcDone) -> None:
+        """One call to any server."""
+        self._upstreams[self._members.chosen("")].send(method, message, done)
+
+    async def unary(
+        self, method: str, message: Buffer, metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> GrpcReply:
+        """As the table has it. Raises TritonUnavailable if no server answers."""
+        kept = tuple(metadata)
+        if method in _JOINED:
+            return await self._joined(method, message, kept)
+        if method in _REGISTER:
+            return await self._register(method, message, kept)
+        if method in _TO_ALL:
+            self._forget(method, message)
+            return _first_error(await self._all(method, message, kept))
+        return await self._any(method, message, kept)
+
+    async def replay(self, server: str) -> None:
+        """Tell a server that has come up of the regions that clients have registered."""
+        for method, message in tuple(self._registered.values()):
+            await self._upstreams[server].unary(method, message)
+
+    def stream(
+        self,
+        method: str,
+        messages: AsyncIterator[bytes],
+        metadata: Iterable[tuple[str, str | bytes]] = (),
+    ) -> "FleetStream":
+        """A stream that opens at its home with its first message."""
+        return FleetStream(self._open, method, messages, tuple(metadata))
+
+    def error_reply(self, error: grpc.aio.AioRpcError) -> GrpcReply:
+        """A stream's status. Raises TritonUnavailable if the channel made it."""
+        return next(iter(self._upstreams.values())).error_reply(error)
+
+    def _open(
+        self, method: str, home: str, messages: AsyncIterator[bytes], metadata: Metadata
+    ) -> tuple[str, Any]:
+        name = self._members.chosen(home)
+        return name, self._upstreams[name].stream(method, messages, metadata)
+
+    # -- who is asked ---------------------------------------------------------------------------
+
+    async def _any(self, method: str, message: Buffer, metadata: Metadata) -> GrpcReply:
+        """The first answer that says yes (to a question of yes or no, no is an empty message)."""
+        first: GrpcReply | None = None
+        for name in self._members:
+            try:
+                reply = await self._upstreams[name].unary(method, message, metadata)
+            except TritonUnavailable:
+                continue
+            if reply.code == _OK and reply.message:
+                return reply
+            if first is None or (first.code != _OK and reply.code == _OK):
+                first = reply
+        if first is None:
+            raise none_up()
+        return first
+
+    async def _all(self, method: str, message: Buffer, metadata: Metadata) -> dict[str, GrpcReply]:
+        """What each answers. Raises TritonUnavailable if none does."""
+        names = tuple(self._members)
+        told = await asyncio.gather(
+            *(self._upstreams[name].unary(method, message, metadata) for name in names),
+            return_exceptions=True,
+        )
+        replies: dict[str, GrpcReply] = {}
+        for name, reply in zip(names, told, strict=True):
+            if isinstance(reply, GrpcReply):
+                replies[name] = reply
+            elif not isinstance(reply, TritonUnavailable):
+                raise reply
+        if not replies:
+            raise none_up()
+        return replies
+
+    async def _joined(self, method: str, message: Buffer, metadata: Metadata) -> GrpcReply:
+        """Of those that know; an error only if it is everybody's."""
+        replies = (await self._all(method, message, metadata)).values()
+        good = [reply for reply in replies if reply.code == _OK]
+        if len(good) < 2:  # nothing to join
+            return next(iter(good or replies))
+        kind, add = _JOINED[method]
+        try:
+            made = kind.FromString(bytes(good[0].message))
+            for reply in good[1:]:
+                add(made, kind.FromString(bytes(reply.message)))
+        except DecodeError:
+            return good[0]  # the client's to judge
+        return replace(good[0], message=made.SerializeToString())
+
+    # -- shared memory --------------------------------------------------------------------------
+
+    async def _register(self, method: str, message: Buffer, metadata: Metadata) -> GrpcReply:
+        """On all or on none: a request that uses the region may go anywhere."""
+        replies = await self._all(method, message, metadata)
+        failed = [name for name, reply in replies.items() if reply.code != _OK]
+        region = _name(_REGISTER[method], message)
+        if failed and region:
+            undo = method.replace("Register", "Unregister")
+            kind = _UNREGISTER[undo]
+            for name in replies.keys() - failed:
+                back = kind(name=region).SerializeToString()
+                await self._upstreams[name].unary(undo, back, metadata)
+        elif region and len(self._registered) < REGISTRATIONS_MAX:
+            self._registered[region] = (method, message)
+        return _first_error(replies)
+
+    def _forget(self, method: str, message: Buffer) -> None:
+        if method not in _UNREGISTER:
+            return
+        region = _name(_UNREGISTER[method], message)
+        if region:
+            self._registered.pop(region, None)
+        else:
+            kind = method.replace("Unregister", "Register")
+            kept = {k: held for k, held in self._registered.items() if held[0] != kind}
+            self._registered = kept
+
+
+def _first_error(replies: Mapping[str, GrpcReply]) -> GrpcReply:
+    """The first answer that is one, with its server's name; else the first answer."""
+    for name, reply in replies.items():
+        if reply.code != _OK:
+            return replace(reply, details=f"server '{name}': {reply.details}")
+    return next(iter(replies.values()))
+
+
+def _name(kind: Any, message: Buffer) -> str:
+    try:
+        return str(kind.FromString(bytes(message)).name)
+    except DecodeError:
+        return ""
+
+
+class FleetStream:
+    """A call that begins when its first message says where; a `StreamStreamCall` to its reader."""
+
+    def __init__(
+        self, begin: Any, method: str, messages: AsyncIterator[bytes], metadata: Metadata
+    ) -> None:
+        self._begin = begin
+        self._method = method
+        self._messages = messages
+        self._metadata = metadata
+        self._opening: asyncio.Task[Any] | None = None
+
+    async def initial_metadata(self) -> Any:
+        return await (await self._opened()).initial_metadata()
+
+    async def read(self) -> Any:
+        return await (await self._opened()).read()
+
+    async def trailing_metadata(self) -> Any:
+        return await (await self._opened()).trailing_metadata()
+
+    async def _opened(self) -> Any:
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Any:
+        first = await anext(self._messages, None)
+        home = self._messages.home if isinstance(self._messages, Homed) else ""
+        name, call = self._begin(self._method, home, self._all(first), self._metadata)
+        if isinstance(self._messages, Homed):
+            self._messages.home = name
+        return call
+
+    async def _all(self, first: bytes | None) -> AsyncIterator[bytes]:
+        if first is None:
+            return
+        yield first
+        async for message in self._messages:
+            yield message
