@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import cast
 
-from tritonsched.errors import TritonschedError, TritonUnavailable
+from tritonsched.errors import RegionFault, TritonschedError, TritonUnavailable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -255,6 +256,11 @@ class DevicePlace:
 Part = Buffer | DevicePlace
 
 
+def unreachable() -> RegionFault:
+    """The batch needs a GPU's memory and does not go there."""
+    return RegionFault("a client's CUDA region cannot be reached from where the batch goes")
+
+
 @dataclass(frozen=True, slots=True)
 class BatchInput:
     """One input of a batch, in parts that stand one after the other along dimension 0."""
@@ -265,9 +271,11 @@ class BatchInput:
     parts: tuple[Part, ...]
 
     def joined(self) -> bytes:
-        """All its bytes; none of them may lie on a GPU."""
-        assert not any(isinstance(part, DevicePlace) for part in self.parts)
-        return b"".join(part for part in self.parts if not isinstance(part, DevicePlace))
+        """All its bytes. Raises RegionFault if some of them lie on a GPU."""
+        try:
+            return b"".join(cast("tuple[Buffer, ...]", self.parts))
+        except TypeError as error:  # dearer to look for beforehand, in every part of every batch
+            raise unreachable() from error
 
 
 @dataclass(frozen=True, slots=True)

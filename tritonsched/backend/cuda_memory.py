@@ -69,6 +69,11 @@ class CudaPool(LeasedMemory):
         """Pieces are out that somebody is reading or will read."""
         return self.leases > self.quarantined
 
+    @property
+    def is_gone(self) -> bool:
+        """It has been freed."""
+        return self._ended.done()
+
     def address(self, offset: int) -> int:
         """Where that offset lies on the device."""
         return self._address + offset

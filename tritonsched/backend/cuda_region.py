@@ -46,6 +46,7 @@ class CudaRegions:
         self._given_up: dict[int, str] = {}
         self._trusted: set[int] = set()
         self._retired: list[CudaPool] = []
+        self._freed: list[CudaPool] = []
         self._registering = asyncio.Lock()
         self.cuda: Cuda | None = None
         self.clients = ClientMemories(lambda: self.cuda if self._pools else None)
@@ -139,13 +140,11 @@ class CudaRegions:
         await self.clients.closed()
         for device in tuple(self._pools):
             self._retire(device)
-        retired = tuple(self._retired)
         with contextlib.suppress(TritonUnavailable):
             await self._forget_retired()
-        for pool in self._retired:  # Triton is gone, or will not close it: we end anyway
-            pool.close()
-        self._retired.clear()
-        await asyncio.gather(*(pool.closed() for pool in retired if not pool.has_answers))
+        for pool in tuple(self._retired):  # Triton is gone, or will not close it: we end anyway
+            self._free(pool)
+        await asyncio.gather(*(pool.closed() for pool in self._freed if not pool.has_answers))
 
     async def _try(self, device: int) -> None:
         """A pool there, or the reason why not. Raises TritonUnavailable."""
@@ -190,8 +189,14 @@ class CudaRegions:
         open_there = await self._open_there() if self._retired else set()
         for pool in tuple(self._retired):
             if pool.name not in open_there:
-                pool.close()
-                self._retired.remove(pool)
+                self._free(pool)
+
+    def _free(self, pool: CudaPool) -> None:
+        """Triton has closed it. It is gone once its last answer was read, in a thread."""
+        self._retired.remove(pool)
+        self._freed = [other for other in self._freed if not other.is_gone]
+        self._freed.append(pool)
+        pool.close()
 
     async def _open_there(self) -> set[str]:
         try:

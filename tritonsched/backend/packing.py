@@ -8,14 +8,21 @@ keeps on a GPU is moved from device to device.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from tritonsched.backend import wire
 from tritonsched.backend.cuda_memory import CudaPool, Move, Run
 from tritonsched.backend.leases import ALIGN, Lease, aligned
 from tritonsched.backend.shared_memory import SharedMemoryPool
 from tritonsched.errors import RegionFault
-from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, DevicePlace
+from tritonsched.tensors import (
+    BatchCall,
+    BatchInput,
+    BatchOutput,
+    Buffer,
+    DevicePlace,
+    unreachable,
+)
 
 MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
 Pool = SharedMemoryPool | CudaPool
@@ -78,26 +85,22 @@ class Packer:
         """
         attempt = Attempt(wire.new_request(call))
         if not any(self._share_inputs(attempt, call, pool) for pool in pools):
-            self._inline_inputs(attempt, call)
-        pool = attempt.pool
+            self.batches["inline"] += 1
+            for tensor in call.inputs:
+                wire.add_input_inline(attempt.request, tensor)
+        wants_gpu = any(output.places for output in call.outputs)
+        pool = attempt.cuda if wants_gpu else attempt.pool
         if pool is not None and self._share_outputs(attempt, call, pool):
             return attempt
-        if any(output.places for output in call.outputs):
+        if wants_gpu:
             attempt.release_inputs()
             raise RegionFault("no room on the GPU for outputs that clients want there")
         for output in call.outputs:
             wire.add_output_inline(attempt.request, output.name)
         return attempt
 
-    def _inline_inputs(self, attempt: Attempt, call: BatchCall) -> None:
-        require_reach(call, None)
-        self.batches["inline"] += 1
-        for tensor in call.inputs:
-            wire.add_input_inline(attempt.request, tensor)
-
     def _share_inputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
         """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
-        require_reach(call, pool)
         sizes = [sum(map(len, tensor.parts)) for tensor in call.inputs]
         lease = self._lease(pool, sizes, least=1)  # Triton takes no empty tensor there
         if lease is None:
@@ -108,7 +111,7 @@ class Packer:
             if isinstance(pool, CudaPool):
                 _stage(attempt, tensor, lease, start, pool)
             else:
-                _copy(tensor, lease.view, start)
+                _copy(attempt, tensor, lease.view, start)
             wire.add_input_shared(
                 attempt.request, tensor, region=pool.name, offset=lease.offset + start, size=size
             )
@@ -143,18 +146,6 @@ class Packer:
         return lease
 
 
-def require_reach(call: BatchCall, pool: Pool | None) -> None:
-    """Raises RegionFault if the batch needs a GPU's memory and does not go there."""
-    if isinstance(pool, CudaPool):
-        return
-    if any(_is_there(tensor) for tensor in call.inputs) or any(o.places for o in call.outputs):
-        raise RegionFault("a client's CUDA region cannot be reached from where the batch goes")
-
-
-def _is_there(tensor: BatchInput) -> bool:
-    return any(isinstance(part, DevicePlace) for part in tensor.parts)
-
-
 def _starts(sizes: list[int]) -> list[int]:
     """Where tensors of these sizes begin in their piece, each at a multiple of 64."""
     starts = [0]
@@ -163,11 +154,14 @@ def _starts(sizes: list[int]) -> list[int]:
     return starts
 
 
-def _copy(tensor: BatchInput, target: memoryview, position: int) -> None:
-    for part in tensor.parts:
-        assert not isinstance(part, DevicePlace)  # require_reach
-        target[position : position + len(part)] = part
-        position += len(part)
+def _copy(attempt: Attempt, tensor: BatchInput, target: memoryview, position: int) -> None:
+    try:
+        for part in cast("tuple[Buffer, ...]", tensor.parts):
+            target[position : position + len(part)] = part
+            position += len(part)
+    except TypeError as error:
+        attempt.release_inputs()
+        raise unreachable() from error
 
 
 def _stage(

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tritonsched.backend.cuda import GRAIN_BYTES, Cuda
 from tritonsched.backend.scripted_cuda import Fault, ScriptedCuda
 from tritonsched.backend.triton import TritonBackend
 from tritonsched.errors import CudaFault
+from tritonsched.tensors import BatchCall
 
 POOL_BYTES = GRAIN_BYTES
 SYSTEM_BYTES = 64 * 1024
@@ -60,3 +62,8 @@ async def staged(
         stage.cuda.gate.set()
         await stage.backend.close()
     assert stage.held() == []
+
+
+def on_gpu(call: BatchCall, device: int = 0) -> BatchCall:
+    """The batch as the driver sends it for a model on that GPU."""
+    return replace(call, device=f"gpu:{device}")
