@@ -113,7 +113,7 @@ $(UV): deploy/tools.txt
 
 $(VENV)/.ready: uv.lock pyproject.toml $(UV)
 	@echo "[2/4] the product's environment, .venv"
-	@$(UV) sync --locked --python $(PYTHON)
+	@$(UV) sync --locked --extra fast --python $(PYTHON)
 	@touch $@
 
 $(TRITON_VENV)/.ready: deploy/triton/uv.lock deploy/triton/pyproject.toml $(UV)

@@ -9,7 +9,7 @@ time and states everything that was decided since the last `expect`, so a decisi
 late or too many fails. Times are exact unless a test says otherwise: no round trip, no margin.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +57,22 @@ def request(
     return Request(
         number, model, "c", signature, rows, arrival, deadline, weight, alone, tenant=tenant
     )
+
+
+class OneDevice:
+    """What a view of tests shares: one device, free at once, with times from `safe_ns`."""
+
+    def devices(self) -> Sequence[str]:
+        return ["gpu"]
+
+    def free_ns(self, device: str) -> int:
+        return 0
+
+    def safe_ns(self, model: str, device: str, rows: int) -> int:
+        raise NotImplementedError
+
+    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+        return [self.safe_ns(model, device, count) for count in range(rows + 1)]
 
 
 def exact(points: dict[int, int]) -> LatencyProfile:

@@ -135,7 +135,7 @@ def densest(
     density = 0.0
     while target >= 1:
         end_ns = former.finish_ns(target)
-        taken = _filled(queue, end_ns, target)
+        taken = filled(queue, end_ns, target)
         if target > cap:
             taken = prefix(taken, cap)
         found = former.candidate(taken)
@@ -211,7 +211,7 @@ class _Former:
         return Candidate(self._queue, taken, utility * self._way.worth, max(1, safe), variant)
 
 
-def _filled(queue: RequestQueue, end_ns: int, rows_max: int) -> tuple[Request, ...]:
+def filled(queue: RequestQueue, end_ns: int, rows_max: int) -> tuple[Request, ...]:
     """Members that may finish at `end_ns`, best first, as many as fit into `rows_max`."""
     if queue.rows == queue.size:  # one row each: the first ones fit
         return tuple(islice(queue.in_time(end_ns, rows_max), rows_max))

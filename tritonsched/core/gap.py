@@ -32,6 +32,12 @@ class GapView:
     def tuning(self) -> Tuning:
         return self._view.tuning
 
+    def devices(self) -> Sequence[str]:
+        return self._view.devices()
+
+    def free_ns(self, device: str) -> int:
+        return self._view.free_ns(device)
+
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Those whose widest member fits the gap by itself."""
         return [
@@ -48,6 +54,9 @@ class GapView:
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return self._view.safe_ns(model, device, rows)
+
+    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+        return self._view.safe_times(model, device, rows)
 
     def rows_cap(self, model: str, device: str) -> int:
         """The largest batch that fits the gap, at least 1. Promised times grow with rows."""

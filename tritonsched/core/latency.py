@@ -22,6 +22,7 @@ O(1) a read (memoised), O(sizes) an observation.
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 
 from tritonsched.core.speed import CLIP, RUN_MAX, DeviceSpeed, Sums
@@ -58,8 +59,8 @@ class LatencyProfile:
     """
 
     __slots__ = (
-        "_cells", "_counts", "_last_ns", "_margin_ns", "_memo", "_ratios", "_safe", "_seen",
-        "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version", "samples",
+        "_bases", "_cells", "_counts", "_last_ns", "_line", "_margin_ns", "_memo", "_ratios",
+        "_safe", "_seen", "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version", "samples",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +73,8 @@ class LatencyProfile:
         self._margin_ns = -1.0 if margin_ns is None else float(margin_ns)  # -1: not measured yet
         self._memo: dict[int, int] = {}
         self._safe: dict[int, int] = {}
+        self._line: list[int] = []  # safe times of 0, 1, ... rows
+        self._bases: list[float] = []  # of the table, likewise
         self._last_ns = -STALE_NS
         self.samples = PROVEN_SAMPLES if self._cells else 0
         self._smooth: list[float] = []
@@ -93,7 +96,9 @@ class LatencyProfile:
 
     def margin_ns(self, rows: int) -> int:
         """What a promise adds to the expected time of a batch of `rows`."""
-        expected = self.exec_ns(rows)
+        return self._margin_at(self.exec_ns(rows))
+
+    def _margin_at(self, expected: int) -> int:
         doubt_ns = self._speed.doubt * expected
         if self._margin_ns < 0:
             return int(MARGIN_START * self._speed.safety * expected + doubt_ns)
@@ -129,6 +134,21 @@ class LatencyProfile:
             known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
         return known
 
+    def safe_times(self, rows: int) -> Sequence[int]:
+        """`safe_ns` of 0 to `rows` rows, or more; one by one they cost several times as much."""
+        if self.samples < PROVEN_SAMPLES:
+            return [0] * (rows + 1)
+        if self._version != self._speed.version:
+            self._forget()
+        known = self._line
+        if len(known) <= rows:
+            bases = self._bases
+            bases += [self._interpolate(many) for many in range(len(bases), rows + 1)]
+            factor = self._speed.factor
+            line = [int(base * factor) for base in bases[: rows + 1]]
+            known = self._line = [ns + self._margin_at(ns) for ns in line]
+        return known
+
     def knows(self, rows: int) -> bool:
         """That size was measured often enough to be left alone when learning is off."""
         return self.is_proven and self._counts.get(cell_of(rows), 0) >= WARM_SAMPLES
@@ -148,6 +168,7 @@ class LatencyProfile:
         """The memos are of another speed or table."""
         self._memo.clear()
         self._safe.clear()
+        self._line = []
         self._version = self._speed.version
 
     def _follow(self, measured: float, rows: int) -> float:
@@ -215,6 +236,7 @@ class LatencyProfile:
         for index in range(len(smooth) - 2, -1, -1):
             smooth[index] = min(smooth[index], smooth[index + 1])
         self._smooth = smooth
+        self._bases = []
 
     def _interpolate(self, rows: int) -> float:
         sizes, smooth = self._sizes, self._smooth

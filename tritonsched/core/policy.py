@@ -19,16 +19,25 @@ class SchedulerView(Protocol):
     @property
     def tuning(self) -> Tuning: ...
 
+    def devices(self) -> Sequence[str]:
+        """All devices, in order of announcement."""
+
+    def free_ns(self, device: str) -> int:
+        """When a batch sent now could start on that device, after what it has already."""
+
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in a stable order."""
 
     def variants(self, model: str, device: str) -> Sequence[Way]:
-        """Ways to serve the model there, the most valuable first, at least one."""
+        """Ways to serve the model there, the most valuable first; none if it does not run there."""
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         """Promised execution time; 0 while the profile is unproven. Of a model with variants: that
         of its default one; a variant's own by its name.
         """
+
+    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+        """`safe_ns` of 0 to `rows` rows, or more; to be read only."""
 
     def rows_cap(self, model: str, device: str) -> int:
         """Most rows a batch of the model may have now, >= 1. Variants as with `safe_ns`."""

@@ -92,6 +92,14 @@ class State:
 
     # -- what policies see --------------------------------------------------------------------
 
+    def devices(self) -> Sequence[str]:
+        """All that were ever announced, in that order."""
+        return [*self._devices]
+
+    def free_ns(self, device: str) -> int:
+        """When a batch sent now could start there."""
+        return self._devices[device].available_ns(self._now, self.tuning.rtt_ns)
+
     def queues(self, device: str) -> Sequence[RequestQueue]:
         """Non-empty queues that this device can serve, in order of model name, then age."""
         state = self._devices[device]
@@ -101,12 +109,16 @@ class State:
         return [queue for queue in queues if queue.server in ("", state.server)]
 
     def variants(self, model: str, device: str) -> Sequence[Way]:
-        """Ways to serve the model there, the most valuable first."""
-        return self._ways[model, device]
+        """Ways to serve the model there, the most valuable first; none if it does not run there."""
+        return self._ways.get((model, device), ())
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         """Promised execution time; 0 while the profile is unproven."""
         return self._profile(model, device).safe_ns(rows)
+
+    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+        """`safe_ns` of 0 to `rows` rows, or more; to be read only."""
+        return self._profile(model, device).safe_times(rows)
 
     def rows_cap(self, model: str, device: str) -> int:
         """The model's own bound, the tuned one, and twice what was ever measured while learning."""

@@ -9,7 +9,7 @@ for they are most of the events. O(log n) an event.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from functools import partial
@@ -33,7 +33,7 @@ from tritonsched.core.request import Request
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import ServerState, Variant
+from tritonsched.core.variant import Family, ServerState, Variant
 from tritonsched.sim.world import Answer, Fate, World
 
 Line = tuple[int, Summary]
@@ -55,7 +55,7 @@ class Simulation:
     """One scheduler and one world. Memory: what is queued and running, and the log if kept.
 
     keep_log: remember each decision (to compare runs), at some 100 bytes each. feedback: retunes,
-    if it is also an observer of the scheduler.
+    if it is also an observer of the scheduler. families: variants of models that are asked for.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Simulation:
         *,
         keep_log: bool = True,
         feedback: Feedback | None = None,
+        families: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.world = world
@@ -81,8 +82,12 @@ class Simulation:
         self._next: Request | None = None  # the first of those to come
         self._waiting: set[int] = set()  # submitted and neither answered nor cancelled
         for model in world.models.values():
-            variant = Variant(model.name, model.rows_max, model.devices, servers=model.servers)
+            variant = Variant(
+                model.name, model.rows_max, model.devices, model.accuracy, model.servers
+            )
             scheduler.set_variant(variant, 0)
+        for name, variants in (families or {}).items():
+            scheduler.set_family(Family(name, tuple(variants)), 0)
         models = world.models.values()
         for server in dict.fromkeys(name for model in models for name in model.servers or ("",)):
             for gone_ns, back_ns in (*world.faults.away, *world.faults.gone.get(server, ())):

@@ -20,12 +20,11 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
-from tritonsched.sim.bound import Option, bound, options_of
+from tritonsched.sim.bound import Option, bound
 from tritonsched.sim.engine import Simulation
 from tritonsched.sim.papers import shepherd
 from tritonsched.sim.record import Record
-from tritonsched.sim.studies import FAMILIES, STUDIES, variant_times
-from tritonsched.sim.tables import accuracy
+from tritonsched.sim.studies import STUDIES
 from tritonsched.sim.triton import Batcher, TritonServer
 from tritonsched.sim.workload import WORKLOADS, Workload
 from tritonsched.sim.world import Faults, SimModel, World
@@ -124,22 +123,14 @@ class Run:
 def bound_of(trace: Trace) -> float:
     """The clairvoyant bound on the trace's utility; variants are open to it where there are any."""
     workload = trace.workload
-    return bound(trace.requests(), _options(trace.name, workload))
-
-
-def _options(name: str, workload: Workload) -> Mapping[str, Sequence[Option]]:
-    if name != "W9":
-        return options_of(workload.models)
-    best = {family: accuracy(variants[-1]) for family, (variants, _) in FAMILIES.items()}
-    return {
-        family: [
-            Option(
-                accuracy(v) / best[family], workload.models[0].rows_max, {"gpu0": variant_times(v)}
-            )
-            for v in variants
+    options = {
+        name: [
+            Option(model.accuracy / found[0].accuracy, model.rows_max, model.times())
+            for model in found
         ]
-        for family, (variants, _) in FAMILIES.items()
+        for name, found in workload.asked().items()
     }
+    return bound(trace.requests(), options)
 
 
 def run(
@@ -160,7 +151,8 @@ def run(
     workload = trace.workload
     tuning = tuning or Serial()
     record = Record(window_ns=window_ns)
-    world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
+    models = workload.fixed() if contender in SERVERS else workload.models
+    world = World(models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
     if contender in SERVERS:
         batchers = tuned(trace.name, trace.load, reject=contender == "triton+reject")
         server = TritonServer(world, batchers, observers=(record,))
@@ -173,7 +165,9 @@ def run(
         if contender.endswith(FAIR):
             scheduler.tenants.adopt({}, FAIRNESS)
         inform(scheduler, workload.models)
-        simulation = Simulation(scheduler, world, keep_log=False, feedback=tuner)
+        simulation = Simulation(
+            scheduler, world, keep_log=False, feedback=tuner, families=workload.families
+        )
         simulation.run(trace.requests())
         end_ns = simulation.now
     busy = sum(world.busy_ns.values()) / len(world.busy_ns) / max(1, end_ns)
@@ -217,7 +211,7 @@ def _configured(
             size,
             timeout,
         )
-        for model in workload.models
+        for model in workload.fixed()
     }
 
 
@@ -240,6 +234,6 @@ def _batcher(
 
 def _utility(trace: Trace, requests: Sequence[Request], batchers: Mapping[str, Batcher]) -> float:
     record = Record()
-    world = World(trace.workload.models, seed=TUNE_SEED, rtt_ns=0, faults=NOISE)
+    world = World(trace.workload.fixed(), seed=TUNE_SEED, rtt_ns=0, faults=NOISE)
     TritonServer(world, batchers, observers=(record,)).run(requests)
     return record.utility

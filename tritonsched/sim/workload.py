@@ -8,7 +8,7 @@ not change another. A class is a tenant, too (scheduling study 4.12).
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from itertools import accumulate
 from types import MappingProxyType
@@ -41,10 +41,26 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Streams and the models they are for."""
+    """Streams and the models they are for. families: models asked for that several others serve,
+    one as well as another; all others are asked for by their own names.
+    """
 
     models: Sequence[SimModel]
     streams: Sequence[Stream]
+    families: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def asked(self) -> dict[str, list[SimModel]]:
+        """Models by the name that requests have; of a family the most accurate first."""
+        hidden = {name for variants in self.families.values() for name in variants}
+        made = {model.name: [model] for model in self.models if model.name not in hidden}
+        for family, variants in self.families.items():
+            of_it = [model for model in self.models if model.name in variants]
+            made[family] = sorted(of_it, key=lambda model: -model.accuracy)
+        return made
+
+    def fixed(self) -> list[SimModel]:
+        """As a server without variants has them: each family is its most accurate one."""
+        return [replace(found[0], name=name) for name, found in self.asked().items()]
 
     def requests(self, *, duration_ns: int, seed: int) -> Iterator[Request]:
         """All requests up to `duration_ns`, in order of arrival, numbered from 1."""

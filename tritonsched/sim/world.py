@@ -42,6 +42,7 @@ class SimModel:
 
     exec_ns: on every device that `on_device` does not name. devices: names; models that name the
     same device share it. servers: of each device, in their order; empty: all of one.
+    accuracy: of its answers, where it is one of several variants.
     """
 
     name: str
@@ -50,6 +51,11 @@ class SimModel:
     devices: tuple[str, ...] = ("gpu0",)
     on_device: Mapping[str, ExecNs] = field(default_factory=dict)
     servers: tuple[str, ...] = ()
+    accuracy: float = 1.0
+
+    def times(self) -> dict[str, ExecNs]:
+        """By device."""
+        return {device: self.exec_on(device) for device in self.devices}
 
     def exec_on(self, device: str) -> ExecNs:
         return self.on_device.get(device, self.exec_ns)

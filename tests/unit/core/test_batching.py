@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from tests.helpers import MS, request
+from tests.helpers import MS, OneDevice, request
 from tritonsched.core.batching import (
     MISFITS_MAX,
     BatchWindow,
@@ -21,7 +21,7 @@ from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Way
 
 
-class View:
+class View(OneDevice):
     """A policy's view with times of a + b * rows."""
 
     def __init__(

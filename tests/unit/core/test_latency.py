@@ -214,3 +214,13 @@ def test_a_measured_margin_is_promised_from_the_first_batch_and_then_learnt_on()
         profile.observe(rows=1, exec_ns=9 * MS, now=0)
     assert is_near(profile.exec_ns(1), 9 * MS, 0.02)
     assert profile.safe_ns(1) >= profile.exec_ns(1) + 2 * MS
+
+
+def test_promises_of_many_sizes_are_those_of_each() -> None:
+    """Whatever was learnt meanwhile; nothing is promised while unproven."""
+    assert list(LatencyProfile().safe_times(2)) == [0, 0, 0]
+    profile = LatencyProfile({1: 6 * MS, 8: 13 * MS, 32: 40 * MS})
+    for rows in (3, 32, 1, 40, 8, 32):
+        times = profile.safe_times(rows)
+        assert [*times[: rows + 1]] == [profile.safe_ns(many) for many in range(rows + 1)]
+        profile.observe(rows=rows, exec_ns=(9 + rows) * MS, now=rows)

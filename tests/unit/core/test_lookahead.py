@@ -1,43 +1,52 @@
 """The look-ahead: what it sends where one step is not enough, and the bounds of its work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.helpers import EXACT, MS, Table, dispatch, request, submit
-from tritonsched.core.batching import Candidate
-from tritonsched.core.policies import lookahead
-from tritonsched.core.policies.lookahead import (
-    CANDIDATES_MAX,
-    Lookahead,
-    _Ahead,
-    _candidates,
-    _Line,
-)
+from tests.helpers import EXACT, MS, OneDevice, Table, dispatch, request, submit
+from tritonsched.core.policies import forming, lookahead, rollout
+from tritonsched.core.policies.forming import NEVER_NS, Scene
+from tritonsched.core.policies.lookahead import LINES_MAX, PICKS_MAX, Lookahead
+from tritonsched.core.policies.rollout import Chosen, Terms
+from tritonsched.core.policies.scene import MEMBERS_MAX, Line, scene_of
 from tritonsched.core.policy import Choice
 from tritonsched.core.queues import RequestQueue
-from tritonsched.core.request import Request
+from tritonsched.core.request import Request, Utility
 from tritonsched.core.variant import Way
 
 THREE = {"m": (8, ("gpu",)), "n": (8, ("gpu",)), "o": (8, ("gpu",))}
 
 
-class View:
-    """A policy's view with times of 5 ms + 1 ms a row, eight rows at most."""
+class View(OneDevice):
+    """A policy's view with times of 5 ms + 1 ms a row, eight rows at most, on each device."""
 
     tuning = EXACT
 
-    def __init__(self, *queues: RequestQueue) -> None:
+    def __init__(
+        self,
+        *queues: RequestQueue,
+        free_ns: dict[str, int] | None = None,
+        ways: Mapping[str, tuple[Way, ...]] | None = None,
+    ) -> None:
         self._queues = queues
+        self._free_ns = {"gpu": 0, **(free_ns or {})}
+        self._ways = ways or {}
+
+    def devices(self) -> Sequence[str]:
+        return list(self._free_ns)
+
+    def free_ns(self, device: str) -> int:
+        return self._free_ns[device]
 
     def queues(self, device: str) -> Sequence[RequestQueue]:
         return self._queues
 
     def variants(self, model: str, device: str) -> Sequence[Way]:
-        return (Way(model),)
+        return self._ways.get(f"{model} on {device}", (Way(model),))
 
     def safe_ns(self, model: str, device: str, rows: int) -> int:
-        return 5 * MS + rows * MS
+        return (5 * MS + rows * MS) // (2 if model.endswith("small") else 1)
 
     def rows_cap(self, model: str, device: str) -> int:
         return 8
@@ -50,14 +59,25 @@ def queue_of(*members: Request, model: str = "m", alone: bool = False) -> Reques
     return queue
 
 
-def chosen(*queues: RequestQueue) -> Choice:
-    choice = Lookahead().choose(View(*queues), "gpu", start_ns=0, now=0)
+def many(
+    first: int, count: int, deadline: int, model: str = "m", weight: float = 1.0
+) -> list[Request]:
+    return [
+        request(n, deadline=deadline, model=model, weight=weight)
+        for n in range(first, first + count)
+    ]
+
+
+def chosen(view: View) -> Choice:
+    choice = Lookahead(rollout.choose).choose(view, "gpu", start_ns=0, now=0)
     assert isinstance(choice, Choice)
     return choice
 
 
-def ahead(*queues: RequestQueue, candidates: int = 2, price: float = 0.0) -> _Ahead:
-    return _Ahead(queues, View(*queues), "gpu", start_ns=0, price=price, candidates=candidates)
+def scene(view: View) -> Scene:
+    devices = list(view.devices())
+    lines = [Line(queue, view, devices) for queue in view.queues("gpu")]
+    return scene_of(lines, [view.free_ns(name) for name in devices])
 
 
 def test_while_everything_fits_the_earliest_deadline_goes_first() -> None:
@@ -70,123 +90,141 @@ def test_while_everything_fits_the_earliest_deadline_goes_first() -> None:
 def test_a_small_urgent_batch_goes_before_a_dense_one_that_can_wait() -> None:
     """One row due at once, and more than fits a batch due late: both are had in this order."""
     urgent = queue_of(request(1, deadline=7 * MS))
-    dense = queue_of(*(request(n, deadline=60 * MS, model="n") for n in range(2, 14)), model="n")
-    assert chosen(urgent, dense).queue is urgent
+    dense = queue_of(*many(2, 12, 60 * MS, "n"), model="n")
+    assert chosen(View(urgent, dense)).queue is urgent
 
 
 def test_a_small_urgent_batch_is_given_up_if_it_costs_more_than_it_earns() -> None:
     urgent = queue_of(request(1, deadline=7 * MS))
-    dense = queue_of(*(request(n, deadline=14 * MS, model="n") for n in range(2, 14)), model="n")
-    assert chosen(urgent, dense).queue is dense
+    dense = queue_of(*many(2, 12, 14 * MS, "n"), model="n")
+    assert chosen(View(urgent, dense)).queue is dense
+
+
+def test_a_head_is_kept_by_a_smaller_batch_where_that_loses_nobody() -> None:
+    """Eight rows would be denser and late for the two that are due first."""
+    queue = queue_of(*many(1, 2, 8 * MS), *many(3, 8, 60 * MS))
+    other = queue_of(*many(11, 9, 80 * MS, "n"), model="n")
+    choice = chosen(View(queue, other))
+    assert (choice.queue, [r.id for r in choice.requests]) == (queue, [1, 2, 3])
 
 
 def test_one_queue_sends_its_densest_batch() -> None:
-    queue = queue_of(*(request(n, deadline=14 * MS) for n in range(1, 12)))
-    assert len(chosen(queue).requests) == 8
+    assert len(chosen(View(queue_of(*many(1, 11, 14 * MS)))).requests) == 8
 
 
 def test_nobody_in_time_is_no_batch() -> None:
-    late = queue_of(*(request(n, deadline=5 * MS) for n in (1, 2)))
-    assert Lookahead().choose(View(late), "gpu", start_ns=0, now=0) is None
+    late = View(queue_of(*many(1, 2, 5 * MS)))
+    assert Lookahead(rollout.choose).choose(late, "gpu", start_ns=0, now=0) is None
 
 
-def test_a_pick_takes_the_most_valuable_that_are_in_time() -> None:
-    members = [request(n, deadline=n * 2 * MS, weight=1.0 + n % 2) for n in range(1, 13)]
-    line = _Line(queue_of(*members), View(), "gpu")
-    pick = line.pick(line.start(), 0)
-    assert pick is not None
-    # Eight rows end after 13 ms: six are in time. Six end after 11 ms: 14, 18, 22 weigh 2, and
-    # of the others the earliest, 12, 16 and 20, make it full.
-    assert (pick.utility, pick.safe_ns, pick.latest_ns) == (9.0, 11 * MS, 1 * MS)
-    assert pick.spots == (6, 5)
+def test_what_another_device_can_still_serve_is_left_to_it() -> None:
+    """The urgent one has a device of its own soon, so this one takes the many."""
+    urgent = queue_of(request(1, deadline=12 * MS))
+    dense = queue_of(*many(2, 12, 14 * MS, "n"), model="n")
+    ways: dict[str, tuple[Way, ...]] = {"n on other": ()}
+    alone = View(urgent, dense)
+    shared = View(urgent, dense, free_ns={"other": 3 * MS}, ways=ways)
+    assert rollout.score(scene(shared), terms(), dense_of(shared, 1)) == pytest.approx(9.0)
+    assert rollout.score(scene(alone), terms(), dense_of(alone, 1)) == pytest.approx(8.0)
 
 
-def test_a_pick_shrinks_until_somebody_is_in_time_and_gives_up_in_the_end() -> None:
-    few = _Line(queue_of(*(request(n, deadline=9 * MS) for n in range(1, 9))), View(), "gpu")
-    pick = few.pick(few.start(), 0)
-    assert pick is not None
-    assert pick.utility == 4.0
-    none = _Line(queue_of(*(request(n, deadline=5 * MS) for n in range(1, 9))), View(), "gpu")
-    assert none.pick(none.start(), 0) is None
-    assert _Line(queue_of(request(1, deadline=MS)), View(), "gpu").pick((0,), 0) is None
+def terms(price: float = 0.0, horizon: int = 60 * MS) -> Terms:
+    return Terms(device=0, reply_ns=0, horizon_ns=horizon, price=price, steps=12)
 
 
-def test_those_without_a_deadline_are_always_in_time() -> None:
-    line = _Line(queue_of(request(1), request(2, deadline=MS)), View(), "gpu")
-    pick = line.pick(line.start(), 0)
-    assert pick is not None
-    assert pick.utility == 1.0
+def dense_of(view: View, way: int) -> rollout.Found:
+    found = rollout.candidates(scene(view), terms())
+    return next(one for one in found if one[0] == way and not one[1])
 
 
-def test_the_lone_are_picked_one_by_one() -> None:
-    queue = queue_of(*(request(n, deadline=90 * MS, alone=True) for n in (1, 2)), alone=True)
-    line = _Line(queue, View(), "gpu")
-    pick = line.pick(line.start(), 0)
-    assert pick is not None
-    assert pick.utility == 1.0
-
-
-def test_lanes_stand_after_the_last_member_that_left() -> None:
-    members = [request(n, deadline=n * 10 * MS, weight=1.0 + n % 2) for n in range(1, 9)]
-    line = _Line(queue_of(*members), View(), "gpu")
-    gone = Candidate(queue_of(), (members[2], members[0]), 4.0, 7 * MS)
-    assert line.after(gone) == (2, 0)
-
-
-def test_a_score_is_all_that_the_queues_still_give() -> None:
-    first = queue_of(*(request(n, deadline=90 * MS) for n in range(1, 9)))
-    second = queue_of(*(request(n, deadline=90 * MS, model="n") for n in range(9, 17)), model="n")
-    batch = Candidate(first, tuple(first), 8.0, 13 * MS)
-    assert ahead(first, second).score(batch) == 16.0
-
-
-def test_a_price_is_taken_for_the_time_used() -> None:
-    queue = queue_of(*(request(n, deadline=90 * MS) for n in range(1, 9)))
-    batch = Candidate(queue, tuple(queue), 8.0, 13 * MS)
-    assert ahead(queue, price=1 / MS).score(batch) == pytest.approx(8.0 - 13.0)
+def test_a_score_is_all_that_the_queues_still_give_less_the_price_of_the_time() -> None:
+    first, second = many(1, 8, 90 * MS), many(9, 8, 90 * MS, "n")
+    view = View(queue_of(*first), queue_of(*second, model="n"))
+    assert rollout.score(scene(view), terms(), dense_of(view, 0)) == 16.0
+    priced = rollout.score(scene(view), terms(price=0.5 / MS), dense_of(view, 0))
+    assert priced == pytest.approx(16.0 - 26 * 0.5)
 
 
 def test_what_ends_beyond_the_horizon_counts_for_its_part() -> None:
-    queue = queue_of(request(1, deadline=8 * MS))
-    batch = Candidate(queue, tuple(queue), 1.0, 24 * MS)
-    assert ahead(queue).score(batch) == pytest.approx(0.5)
+    view = View(queue_of(*many(1, 8, 90 * MS)))
+    half = rollout.score(scene(view), terms(horizon=13 * MS // 2), dense_of(view, 0))
+    assert half == pytest.approx(4.0)
 
 
-def test_of_many_candidates_the_densest_and_the_most_urgent_are_kept() -> None:
-    queues = [
-        queue_of(
-            *(request(10 * k + n, deadline=(7 + 2 * n) * MS, model=f"m{k}") for n in range(8)),
-            model=f"m{k}",
-        )
-        for k in range(8)
-    ]
-    found = _candidates(queues, View(*queues), "gpu", 0)
-    assert len(found) == CANDIDATES_MAX
-    assert len({id(one) for one in found}) == len(found)
-    half = CANDIDATES_MAX // 2
-    densities = [one.density for one in found]
-    assert min(densities[:half]) >= max(densities[half:])
+def test_under_load_a_cheaper_variant_serves_more() -> None:
+    ways = {"m on gpu": (Way("m"), Way("m-small", 0.8))}
+    rush = View(queue_of(*many(1, 16, 14 * MS)), ways=ways)
+    assert chosen(rush).variant == "m-small"
+    calm = View(queue_of(*many(1, 9, 60 * MS)), ways=ways)
+    assert chosen(calm).variant == ""
+
+
+def test_worth_that_falls_before_the_deadline_makes_batches_smaller() -> None:
+    def falling(number: int) -> Request:
+        return Request(number, "m", "c", 0, 1, 0, 14 * MS, utility=Utility.linear(0.5))
+
+    step, shaped = many(1, 9, 14 * MS), [falling(n) for n in range(1, 10)]
+    assert len(chosen(View(queue_of(*step))).requests) == 8
+    assert len(chosen(View(queue_of(*shaped))).requests) < 8
+
+
+def test_rows_of_many_widths_are_formed_exactly() -> None:
+    wide = [request(n, deadline=12 * MS, rows=1 + n % 3) for n in range(1, 9)]
+    choice = chosen(View(queue_of(*wide)))
+    assert 0 < sum(one.rows for one in choice.requests) <= 7
+    late = View(queue_of(request(1, deadline=7 * MS, rows=3), request(2, deadline=7 * MS, rows=4)))
+    assert Lookahead(rollout.choose).choose(late, "gpu", start_ns=0, now=0) is None
+
+
+def test_the_lone_go_one_by_one_and_those_without_a_deadline_are_never_late() -> None:
+    lone = queue_of(*(request(n, deadline=60 * MS, alone=True) for n in range(1, 20)), alone=True)
+    assert len(chosen(View(lone)).requests) == 1
+    patient = queue_of(*(request(n) for n in range(1, 3)), request(3, deadline=MS))
+    made = scene(View(patient))
+    assert list(made.due) == [NEVER_NS, NEVER_NS, MS] or list(made.due) == [MS, NEVER_NS, NEVER_NS]
+    assert {r.id for r in chosen(View(patient)).requests} == {1, 2}
+
+
+def test_without_the_compiled_form_or_with_too_many_queues_one_step_chooses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    urgent = queue_of(request(1, deadline=7 * MS))
+    dense = queue_of(*many(2, 12, 14 * MS, "n"), model="n")
+    monkeypatch.setattr(lookahead, "compiled", lambda: None)
+    choice = Lookahead().choose(View(urgent, dense), "gpu", start_ns=0, now=0)
+    assert isinstance(choice, Choice)
+    assert choice.queue is dense
+    looked: list[Scene] = []
+
+    def choose(scene: Scene, terms: Terms) -> Chosen:
+        looked.append(scene)
+        return rollout.choose(scene, terms)
+
+    for count in (LINES_MAX, LINES_MAX + 1):
+        queues = [queue_of(*many(99 * k, 9, 40 * MS, f"m{k}"), model=f"m{k}") for k in range(count)]
+        Lookahead(choose).choose(View(*queues), "gpu", start_ns=0, now=0)
+    assert len(looked) == 1
+
+
+def test_a_long_queue_is_looked_at_up_to_a_bound() -> None:
+    view = View(queue_of(*many(1, MEMBERS_MAX + 5, 60 * MS)))
+    assert len(scene(view).due) == MEMBERS_MAX
 
 
 def test_the_work_of_a_decision_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
-    pick = _Line.pick
+    densest = forming.densest
 
-    def counted(line: _Line, spots: tuple[int, ...], start_ns: int) -> object:
+    def counted(*args: object) -> object:
         nonlocal looks
         looks += 1
-        return pick(line, spots, start_ns)
+        return densest(*args)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(_Line, "pick", counted)
-    for models in (2, 5, 8, 9, 60):
+    monkeypatch.setattr(rollout, "densest", counted)
+    for models in (2, 5, 16, LINES_MAX):
         looks = 0
         queues = [
-            queue_of(
-                *(request(100 * k + n, deadline=2000 * MS, model=f"m{k}") for n in range(40)),
-                model=f"m{k}",
-            )
-            for k in range(models)
+            queue_of(*many(100 * k, 40, 2000 * MS, f"m{k}"), model=f"m{k}") for k in range(models)
         ]
-        chosen(*queues)
-        assert (looks > 0) == (models <= lookahead.QUEUES_MAX)
-        assert looks <= lookahead.PICKS_MAX
+        chosen(View(*queues))
+        assert models < looks <= PICKS_MAX + models

@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import (
     EXACT,
     MS,
+    OneDevice,
     S,
     Table,
     dispatch,
@@ -235,7 +236,7 @@ def _next(source: Iterator[Request], count: int) -> list[Request]:
     return [next(source) for _ in range(count)]
 
 
-class _View:
+class _View(OneDevice):
     """Queues with a time each, whatever their rows."""
 
     tuning = EXACT

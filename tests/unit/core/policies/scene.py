@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from tests.helpers import EXACT, MS, Table, dispatch, exact, request, submit
+from tests.helpers import EXACT, MS, OneDevice, Table, dispatch, exact, request, submit
 from tritonsched.core.policy import Policy
 from tritonsched.core.queues import RequestQueue
 from tritonsched.core.request import Request
@@ -27,7 +27,7 @@ def burst(numbers: range, deadline_ms: float, *, model: str = "m") -> list[Reque
     return [request(n, deadline=int(deadline_ms * MS), model=model) for n in numbers]
 
 
-class View:
+class View(OneDevice):
     """Queues on any device, with times by rows."""
 
     tuning: Tuning = EXACT
