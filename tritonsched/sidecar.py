@@ -347,7 +347,7 @@ class Sidecar:
         self.metrics_registry.set_servers(self.scheduler.servers())
         self.metrics_registry.set_tenants(*self.scheduler.tenancy())
         self.metrics_registry.set_backend(
-            transport=backend.transport_info.split()[0],
+            transport=backend.transport_word,
             cuda=backend.batches_cuda,
             system=backend.batches_shm,
             inline=backend.batches_inline,

@@ -1,4 +1,4 @@
-"""Batches through a GPU's memory, there and back. The GPU is scripted; faults: `test_cuda_region`."""
+"""Batches through a GPU's memory, there and back. A scripted GPU; faults: `test_cuda_region`."""
 
 import asyncio
 from collections.abc import AsyncIterator
