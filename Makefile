@@ -14,7 +14,7 @@ RUN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift bench-streams bench-live study gpu-check clean
+.PHONY: install serve test differential fuzz perf-analyzer proto kserve schemathesis check format bench bench-overload bench-frontend bench-core bench-drift bench-streams bench-live study gpu-check clean fuzz-h2 bench-connections
 
 install: $(VENV)/.ready $(TRITON_VENV)/.ready .run/.prepared
 
@@ -39,6 +39,9 @@ differential: install
 
 fuzz: install
 	$(RUN)/python -m tests.fuzz $(ARGS)
+
+fuzz-h2: install
+	$(RUN)/python -m tests.fuzz.h2 $(ARGS)
 
 kserve: install $(CLIENTS_VENV)/.ready
 	$(RUN)/python -m tests.clients.against_kserve $(ARGS)
@@ -73,6 +76,9 @@ bench-overload: install
 
 bench-frontend: install
 	$(RUN)/python -m tests.bench.frontend $(ARGS)
+
+bench-connections: install
+	$(RUN)/python -m tests.bench.connections $(ARGS)
 
 bench-core: install
 	$(RUN)/python -m tests.bench.core $(ARGS)
