@@ -114,16 +114,19 @@ class Connection(Http2Protocol):
         self._hear_piece(stream_id, call, data, end=end)
 
     def _hear_piece(self, stream_id: int, call: Call, data: bytes, *, end: bool) -> None:
-        """A large message comes in dozens of these."""
+        """A large message comes in dozens of these: what can wait for its end waits."""
         size = len(data)
-        call.owed_bytes += size
-        if end or call.owed_bytes >= TAKEN_BYTES_MIN:
+        owed = call.owed_bytes = call.owed_bytes + size
+        if end or owed >= TAKEN_BYTES_MIN:
             self._pay(stream_id, call)
         is_first = not call.pieces
-        pieces.add(call.pieces, data)
+        if size >= pieces.PIECE_BYTES_MIN:
+            call.pieces.append(data)
+        else:
+            pieces.add(call.pieces, data)
         call.size_bytes += size
-        self._unheard_bytes += size
-        if is_first or max(call.size_bytes, self._unheard_bytes) > self._shared.request_bytes_max:
+        unheard = self._unheard_bytes = self._unheard_bytes + size  # the call's, at least
+        if is_first or unheard > self._shared.request_bytes_max:
             error = self._too_much(call)
             if error is not None:
                 self._end(stream_id, error_reply(error))
