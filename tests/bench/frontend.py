@@ -74,6 +74,9 @@ class Echo:
     def is_decoupled(self, _call: InferCall) -> bool | None:
         return False
 
+    def hopeless(self, _call: InferCall) -> None:
+        return None
+
     async def reserve(self, wish: Wish) -> Entry | Refuse:
         raise AssertionError(wish)
 

@@ -5,6 +5,7 @@ The contract with a driver (live: proxy/driver.py, simulated: sim/engine.py)
 | call                            | meaning                                                       |
 |---------------------------------|---------------------------------------------------------------|
 | `submit(request, now)`          | a request arrived                                             |
+| `refuse(request, now)`          | it begins to arrive: is it refused already?                   |
 | `complete(completion, now)`     | a batch came back, well or not; frees the device, teaches     |
 | `cancel(request_id, now)`       | the client left: queued → gone, dispatched → answer dropped   |
 | `reserve` / `release`           | a stream wants a guarantee or ends; answer: Grant or Refuse   |
@@ -86,6 +87,21 @@ class Scheduler(State):
         if not request.retry:
             for observer in self._observers:
                 observer.on_submit(request, now)
+
+    def refuse(self, request: Request, now: int) -> Reject | None:
+        """Refuse at once, and count, a request that `decide` would refuse for time if it were
+        submitted now: nobody need wait for its tensors. None: submit it when they have come.
+        """
+        self._advance(now)
+        reason = self._refusal(request, now)
+        if reason is not RejectReason.DEADLINE_UNREACHABLE:
+            return None
+        if self._serving.probed(request, self.tuning, now) is not None:
+            return None
+        for observer in self._observers:
+            observer.on_submit(request, now)
+        self._leave(request, Outcome.REJECTED, now, reason.value)
+        return Reject(request, reason)  # trying again is pointless
 
     def complete(self, completion: Completion, now: int) -> None:
         """A batch came back; its members' replies are written. An unknown id is the driver's

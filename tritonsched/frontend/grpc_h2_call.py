@@ -7,10 +7,18 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tritonsched.backend.base import GrpcCalls
+from tritonsched.errors import MemoryFull, TritonschedError
+from tritonsched.frontend import grpc_wire
 from tritonsched.frontend.gate import Gate
-from tritonsched.frontend.grpc_framing import Head, timeout_of
+from tritonsched.frontend.grpc_framing import (
+    PREFIX_BYTES,
+    Head,
+    announced_bytes,
+    timeout_of,
+    too_large,
+)
 from tritonsched.frontend.grpc_h2_stream import H2Stream
-from tritonsched.frontend.grpc_methods import GrpcMethods
+from tritonsched.frontend.grpc_methods import INFER, GrpcMethods
 from tritonsched.frontend.grpc_stream import Streams
 from tritonsched.frontend.pieces import Pieces
 from tritonsched.frontend.service import InferService
@@ -19,6 +27,8 @@ from tritonsched.tensors import Cancel
 
 HEADS_MAX = 1024  # header lists remembered by a server
 HEAD_BYTES_MAX = 4096  # longer ones are read each time
+UNHEARD_MESSAGES_MAX = 8  # messages of the largest size that may be on their way on a connection
+EARLY_BYTES_MIN = 64 * 1024  # a message whose end is worth not waiting for, to be refused
 
 
 class Shared:
@@ -66,6 +76,26 @@ class Shared:
                 self._heads.clear()
             self._heads[headers] = head
         return head
+
+    def too_much(self, call: "Call", unheard_bytes: int) -> TritonschedError | None:
+        """Why no more of it is heard: its own size, as announced, or its connection's."""
+        size_max = self.request_bytes_max
+        announced = announced_bytes(call.pieces[0])
+        if max(announced, call.size_bytes) > size_max + PREFIX_BYTES:
+            return too_large(size_max)
+        if unheard_bytes > UNHEARD_MESSAGES_MAX * size_max:
+            return MemoryFull(f"{unheard_bytes} bytes of unfinished messages on one connection")
+        return None
+
+    def hopeless(self, call: "Call") -> TritonschedError | None:
+        """Why a large message need not be sent to its end, as far as its first piece tells."""
+        first = call.pieces[0]
+        if call.head.method != INFER or announced_bytes(first) < EARLY_BYTES_MIN:
+            return None
+        made = grpc_wire.decode_head(
+            first, call.head.kept, received_ns=call.received_ns, remaining_ns=call.timeout_ns
+        )
+        return None if made is None else self.service.hopeless(made)
 
 
 class Call:

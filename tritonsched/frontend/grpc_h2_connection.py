@@ -27,7 +27,6 @@ from tritonsched.frontend.gate import (
 from tritonsched.frontend.grpc_framing import (
     PREFIX_BYTES,
     Cutter,
-    announced_bytes,
     framed,
     is_one_message,
     message_of,
@@ -53,7 +52,6 @@ TAKEN_BYTES_MIN = 1 << 20  # of a call that is not whole: less is not worth a wo
 CALL_BYTES = 2048  # what a call costs beside its message
 UNREAD_BYTES_FREE = 4 << 20  # of answers that wait for a window: streams that a client lets wait
 UNREAD_BYTES_MAX = 64 << 20  # then unary answers are replaced by a refusal
-UNHEARD_MESSAGES_MAX = 8  # messages of the largest size that may be on their way on a connection
 # The scheduler refuses what cannot be in time with its reason, and a client's own clock resets the
 # stream; this is for calls of which neither is true, and for timers that fire a little early.
 DEADLINE_GRACE_S = 0.005
@@ -127,7 +125,9 @@ class Connection(Http2Protocol):
         call.size_bytes += size
         unheard = self._unheard_bytes = self._unheard_bytes + size  # the call's, at least
         if is_first or unheard > self._shared.request_bytes_max:
-            error = self._too_much(call)
+            error = self._shared.too_much(call, unheard)
+            if error is None and is_first and not end:
+                error = self._shared.hopeless(call)
             if error is not None:
                 self._end(stream_id, error_reply(error))
                 return
@@ -179,18 +179,6 @@ class Connection(Http2Protocol):
         self._end(stream_id, error_reply(DeadlineExpired("the client's deadline has passed")))
         if cancel is not None:
             cancel()
-
-    def _too_much(self, call: Call) -> TritonschedError | None:
-        """Why no more of it is heard: its own size, as announced, or the connection's."""
-        size_max = self._shared.request_bytes_max
-        announced = announced_bytes(call.pieces[0])
-        if max(announced, call.size_bytes) > size_max + PREFIX_BYTES:
-            return too_large(size_max)
-        if self._unheard_bytes > UNHEARD_MESSAGES_MAX * size_max:
-            return MemoryFull(
-                f"{self._unheard_bytes} bytes of unfinished messages on one connection"
-            )
-        return None
 
     def _take(self, call: Call) -> pieces.Pieces:
         """What was heard of it is no longer the connection's."""

@@ -114,39 +114,71 @@ def decode_pieces(
     one, whose tensor is not put together. None if it is to be: it is not laid out like the last one
     of its model, or has other than one tensor of elements of fixed size.
     """
-    first = pieces[0]
-    size = sum(map(len, pieces))
     said = _said_by(metadata)
-    if first[:1] != b"\0" or announced_bytes(first) != size or said.is_odd:
+    known = _known(pieces[0], said)
+    if known is None:
         return None
-    try:
-        layout = _layouts.get(_key(first, PREFIX_BYTES))
-        begun = None if layout is None else _begun(layout, first, PREFIX_BYTES)
-    except (_Odd, IndexError, UnicodeDecodeError):
-        return None
-    if layout is None or begun is None or len(layout.gaps) != 1:
-        return None
-    if layout.head.specs[0][1] == "BYTES":  # its elements are walked
-        return None
-    call_id, position = begun
+    layout, call_id, position = known
     gap, tensor_bytes = layout.gaps[0]
     position += len(gap)
-    if not first.startswith(gap, position - len(gap)) or position + tensor_bytes != size:
+    size = sum(map(len, pieces))
+    first = pieces[0]
+    is_like = (
+        len(layout.gaps) == 1
+        and layout.head.specs[0][1] != "BYTES"  # its elements are walked
+        and announced_bytes(first) == size == position + tensor_bytes
+        and first.startswith(gap, position - len(gap))
+    )
+    if not is_like:
         return None
     view, rest = memoryview(first), pieces[1:]
     raw = Pieces((view[PREFIX_BYTES:], *rest), size - PREFIX_BYTES)
     data = Pieces((view[position:], *rest), tensor_bytes)
-    inputs = (Tensor(*layout.head.specs[0], b"", None, data),)
     return _call(
         layout,
         call_id,
-        inputs,
+        (Tensor(*layout.head.specs[0], b"", None, data),),
         raw=raw,
         metadata=metadata,
         said=said,
         received_ns=received_ns,
         remaining_ns=remaining_ns,
     )
+
+
+def decode_head(
+    first: bytes | bytearray, metadata: Metadata, *, received_ns: int, remaining_ns: int | None
+) -> InferCall | None:
+    """The same of its first piece alone, without the tensors' bytes, for what can be said of a call
+    before they have come. None if nothing can.
+    """
+    said = _said_by(metadata)
+    known = _known(first, said)
+    if known is None:
+        return None
+    layout, call_id, _ = known
+    return _call(
+        layout,
+        call_id,
+        tuple([Tensor(*spec, b"") for spec in layout.head.specs]),
+        raw=b"",
+        metadata=metadata,
+        said=said,
+        received_ns=received_ns,
+        remaining_ns=remaining_ns,
+    )
+
+
+def _known(first: bytes | bytearray, said: _Said) -> tuple[_Layout, str, int] | None:
+    """Layout, id, and where that ends, of an uncompressed body that begins like the last one."""
+    if said.is_odd or first[:1] != b"\0":
+        return None
+    try:
+        layout = _layouts.get(_key(first, PREFIX_BYTES))
+        begun = None if layout is None else _begun(layout, first, PREFIX_BYTES)
+    except (_Odd, IndexError, UnicodeDecodeError):
+        return None
+    return None if layout is None or begun is None else (layout, *begun)
 
 
 def _said_by(metadata: Metadata) -> _Said:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tritonsched.core.batch import Refuse
+from tritonsched.errors import TritonschedError
 from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.families import Families
 from tritonsched.proxy.reserving import Entry, Reservations
@@ -28,6 +29,11 @@ class InferService(Protocol):
         """Have one call answered; `done` hears how it ended, once, maybe before this returns.
 
         send: does it when it is its turn; by default it is merged or forwarded.
+        """
+
+    def hopeless(self, call: InferCall) -> TritonschedError | None:
+        """Why a call whose tensors are still on their way is refused already, which is counted;
+        None: submit it when they have come.
         """
 
     def is_decoupled(self, call: InferCall) -> bool | None:

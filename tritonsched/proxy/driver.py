@@ -34,6 +34,7 @@ from tritonsched.core.batch import (
     Reject,
 )
 from tritonsched.core.proposal import Proposal
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.proxy.again import Again
 from tritonsched.proxy.answered import answered
@@ -134,6 +135,18 @@ class Driver(Inputs):
         if self._on_reply is not None:
             self._on_reply(self._clock() - replied_ns)
         return answer
+
+    def refuse(self, request: Request) -> errors.TritonschedError | None:
+        """Why a request whose tensors have not come yet is refused already, which is counted; None:
+        submit it when they have.
+        """
+        now = self._clock()
+        refused = self._scheduler.refuse(request, now)
+        if refused is None:
+            return None
+        if self._on_decisions is not None:
+            self._on_decisions(now, [refused])
+        return refusal_error(request, refused.reason, refused.retry_after_ns, now)
 
     def _submit(self, pending: Pending) -> Cancel:
         request = pending.job.request

@@ -136,6 +136,21 @@ class Proxy:
             return self._sequences.submit(key, len(call.raw), begin, done, tenant)
         return self._drive(call, info, done, send)
 
+    def hopeless(self, call: InferCall) -> TritonschedError | None:
+        """Why a call whose tensors are still on their way need not send them: it cannot be in time,
+        and is refused with that. Whatever else is wrong with it is said when it is whole.
+        """
+        info = self._models.known(call.model, call.version)
+        if info is None or self.is_draining or call.reservation is not None:
+            return None
+        if sequence_of(call, info) is not None:  # its order is Triton's to judge
+            return None
+        try:
+            request, _ = self._intake.request(call, signature=0, alone=True)
+        except TritonschedError:
+            return None
+        return self._driver.refuse(request)
+
     def _begin(self, call: InferCall, done: Done, send: Send | None = None) -> Cancel:
         """To the driver. What was known may be void since the call came."""
         info = self._models.known(call.model, call.version)

@@ -351,3 +351,26 @@ def test_a_model_that_moves_takes_its_queue_with_it_and_keeps_its_times() -> Non
     assert table.batches[2].device == "b"
     table.scheduler.set_variant(Variant("m", 8, ("a",)), 3 * MS)
     assert table.scheduler.safe_ns("m", "a", 1) == 6 * MS
+
+
+def test_a_hopeless_request_is_refused_while_it_arrives_and_counted_once() -> None:
+    """One that may be in time leaves no trace until it is submitted."""
+    table = Table()
+    table.at(0, submit(request(1)))
+    table.expect(0, dispatch(request(1)))
+    late, fine = request(2, deadline=7 * MS), request(3, deadline=20 * MS)
+    refused = table.scheduler.refuse(late, 1 * MS)
+    assert refused == Reject(late, RejectReason.DEADLINE_UNREACHABLE)
+    assert table.scheduler.refuse(fine, 1 * MS) is None
+    assert table.ledger.submitted == {"c": 2}
+    assert outcomes(table) == {"rejected": 1}
+
+
+def test_old_news_refuse_nobody_who_still_arrives() -> None:
+    """It may be sent to measure, and is waited for; as is what is refused for other reasons."""
+    table = Table()
+    late = request(1, deadline=5 * MS)
+    assert table.scheduler.refuse(late, 0) is None
+    table.at(0, server(ServerState.AWAY))
+    assert table.scheduler.refuse(late, 0) is None
+    assert outcomes(table) == {}

@@ -40,12 +40,14 @@ def merged(*, explain: Explain | None = None) -> MergedReply:
 
 
 class Service:
-    """An InferService. calls: what came; said: each invalidation, and what a test adds. closes: of
-    the streams that are open.
+    """An InferService. calls: what came; begun: what began to come, and is `refused`; said: each
+    invalidation, and what a test adds. closes: of the streams that are open.
     """
 
     def __init__(self, answer: Callable[[InferCall], Awaitable[Answer]] | None = None) -> None:
         self.calls: list[InferCall] = []
+        self.begun: list[InferCall] = []
+        self.refused: TritonschedError | None = None
         self.said: list[str] = []
         self.ready = True
         self.closes: dict[object, Callable[[], None]] = {}
@@ -78,6 +80,10 @@ class Service:
         if self._answer is not None:
             await self._answer(call)
         return await asyncio.shield(asyncio.ensure_future(send(0)))  # the driver's own: it goes on
+
+    def hopeless(self, call: InferCall) -> TritonschedError | None:
+        self.begun.append(call)
+        return self.refused
 
     async def reserve(self, wish: Wish) -> Entry | Refuse:
         self.wishes.append(wish)

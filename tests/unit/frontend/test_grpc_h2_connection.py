@@ -17,7 +17,7 @@ from tests.unit.frontend.services import Service, always, merged
 from tests.unit.frontend.wires import HOST, Call, RawGrpc
 from tests.unit.frontend.wires import serving as triton_serving
 from tritonsched.backend.upstream_grpc import SERVICE, GrpcUpstream
-from tritonsched.frontend import grpc_h2_connection, grpc_h2_server
+from tritonsched.frontend import grpc_h2_call, grpc_h2_connection, grpc_h2_server
 from tritonsched.frontend.grpc_framing import framed
 from tritonsched.frontend.grpc_h2_server import H2GrpcServer
 from tritonsched.frontend.stream_order import asking
@@ -158,7 +158,7 @@ async def test_a_message_over_the_limit_is_refused_before_it_is_sent() -> None:
 
 
 async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
-    count = grpc_h2_connection.UNHEARD_MESSAGES_MAX + 1
+    count = grpc_h2_call.UNHEARD_MESSAGES_MAX + 1
     piece = struct.pack(">BI", 0, LIMIT) + bytes(LIMIT - 1)
     async with serving() as there, there.client() as client:
         ids = []

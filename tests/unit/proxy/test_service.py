@@ -291,6 +291,26 @@ async def test_a_class_and_a_deadline_are_the_clients_to_name(loop: VirtualLoop)
     assert door.proxy.tensor_bytes == 0
 
 
+@virtual
+async def test_a_call_that_still_arrives_is_refused_if_it_cannot_be_in_time(
+    loop: VirtualLoop,
+) -> None:
+    """Once, in the driver's words; what is wrong otherwise is said when it is whole."""
+    door = Door(loop)
+    hopeless = call(hints=hints(header_ms="7"))
+    hopeless.received_ns = loop.now_ns()
+    assert door.proxy.hopeless(hopeless) is None  # nothing is known of the model yet
+    first = door.ask()
+    await loop.pause(1 * MS)
+    assert isinstance(door.proxy.hopeless(hopeless), errors.DeadlineUnreachable)
+    for other in (call(), call(slo="gold"), replace(hopeless, reservation="cam")):
+        assert door.proxy.hopeless(other) is None
+    await first
+    assert door.log.count((1 * MS, "reject")) == 1
+    door.proxy.drain()
+    assert door.proxy.hopeless(hopeless) is None
+
+
 # -- what it lets in --------------------------------------------------------------------------
 
 
