@@ -8,7 +8,7 @@ from tests.helpers import EXACT, MS
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import disbatcher
 from tritonsched.core.policies.disbatcher import Disbatcher, Windows
-from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.request import NEVER_NS, PATIENCE_NS, Outcome, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.engine import Simulation
 from tritonsched.sim.world import SimModel, World, affine
@@ -59,6 +59,8 @@ def test_a_job_larger_than_a_batch_is_cut_and_an_idle_device_releases_early() ->
 def test_of_the_closed_jobs_the_earliest_due_goes_first() -> None:
     tied = [(0, "b", 80), (20, "a", 40)]
     assert run(Disbatcher(strict_guarantee=True), tied)[0][0] == (40, (20,))
+    both = [(0, "b", 160), (60, "a", 40)]
+    assert run(Disbatcher(strict_guarantee=True), both)[0] == [(80, (60,)), (84, (0,))]
 
 
 SPARSE = [(0, "a", 20), *((95 + 100 * k, "a", 20) for k in range(50))]
@@ -78,9 +80,35 @@ def test_early_release_needs_the_guard(policy: Disbatcher, missed: int) -> None:
     assert missed or served == 102
 
 
-def test_requests_without_a_deadline_wait_their_patience_at_most() -> None:
-    batches, _ = run(Disbatcher(strict_guarantee=True), [(0, "a", 0), (300, "a", 0)])
-    assert batches == [(500, (0, 300))]
+def test_what_is_not_in_real_time_fills_idle_time_and_is_in_no_job_of_others() -> None:
+    alone, _ = run(Disbatcher(strict_guarantee=True), [(0, "a", 0), (300, "a", 0)])
+    assert alone == [(0, (0,)), (300, (300,))]
+    frames = [(0, "b", 500), (1, "a", 100), (1, "a", 0), (2, "a", 0)]
+    batches, ledger = run(Disbatcher(), frames)
+    assert batches == [(0, (0,)), (50, (1,)), (54, (1, 2))]
+    assert ledger.total(Outcome.SERVED) == 4
+
+
+def test_what_is_not_in_real_time_waits_while_it_would_make_a_category_late() -> None:
+    """Batches of 50 ms beside a stream with windows of 10: none until the stream is long over."""
+    stream = [(at, "a", 20) for at in range(0, 400, 100)]
+    batches, ledger = run(Disbatcher(), [*stream, (5, "b", 0), (6, "b", 0)])
+    assert [members for _, members in batches] == [(0,), (100,), (200,), (300,), (5, 6)]
+    assert ledger.outcomes["a", Outcome.SERVED] == len(stream)
+    over_ms = 300 + PATIENCE_NS // MS
+    assert over_ms < batches[-1][0] <= over_ms + 20
+
+
+def test_of_the_open_windows_the_first_joint_is_waited_for() -> None:
+    frames = [(0, "a", 40), (1, "b", 200)]
+    assert run(Disbatcher(strict_guarantee=True), frames)[0] == [(20, (0,)), (101, (1,))]
+
+
+def test_early_release_goes_on_where_others_can_still_follow() -> None:
+    """b's 50 ms end after a's joint at 55, and a, due at 110, still has time."""
+    frames = [(0, "a", 110), (10, "b", 300)]
+    batches, _ = run(Disbatcher(), frames)
+    assert batches == [(0, (0,)), (10, (10,))]
 
 
 def test_a_tighter_request_moves_the_next_joint_forward_and_never_back() -> None:

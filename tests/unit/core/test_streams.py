@@ -371,6 +371,16 @@ def test_a_reloaded_number_is_tested_at_once_and_who_no_longer_fits_is_told() ->
     assert desk.judged(2) == []
 
 
+def test_a_model_that_a_second_device_has_no_more_is_tested_again_and_kept() -> None:
+    desk = Desk()
+    desk.scheduler.set_variant(Variant("m", 8, ("gpu0", "gpu1")), 0)
+    desk.scheduler.set_profile("m", "gpu1", exact(TIMES))
+    assert isinstance(desk.ask(STREAM)[0], Grant)
+    desk.scheduler.set_variant(Variant("m", 8, ("gpu0",)), 1 * MS)
+    assert desk.decide(1) == []
+    assert desk.scheduler.proposal(1 * MS) is not None
+
+
 @pytest.mark.parametrize("rows_max", [0, 1])
 def test_a_stream_whose_model_is_gone_or_takes_its_frames_no_more_is_told(rows_max: int) -> None:
     desk = Desk()

@@ -12,7 +12,9 @@ Early release: an idle device may close a window at once. As printed that voids 
 long batch started early makes an urgent category late that has not arrived yet: half of its frames
 in the counterexample of the tests), hence the *slack guard*: only if every other category known,
 should its window close before the early job ends, could still follow in time, at the full batch.
-`strict_guarantee` leaves early release out. The rule serves whatever is queued and refuses nobody:
+`strict_guarantee` leaves early release out. Requests without a deadline are the class that is not
+in real time ("Adaptation Module"): never in a job with others, and only where the device would
+idle, in batches under the same guard. The rule serves whatever is queued and refuses nobody:
 it is the paper's, admission is core/schedulability.py's.
 """
 
@@ -30,11 +32,14 @@ Category = tuple[str, int, bool]
 
 @dataclass(slots=True)
 class Windows:
-    """A category's windows: a joint and the distance to the next. rows: its largest job so far."""
+    """A category's windows: a joint and the distance to the next. rows: its largest job so far.
+    seen_ns: when it last had a request.
+    """
 
     joint_ns: int
     window_ns: int
     rows: int = 1
+    seen_ns: int = 0
 
     def tighten(self, window_ns: int, now: int) -> None:
         """A tighter request: shorter windows, the next joint no later than it would be."""
@@ -70,39 +75,67 @@ class Disbatcher:
     ) -> Choice | Hold | None:
         best: tuple[int, int, RequestQueue, tuple[Request, ...]] | None = None
         first_ns: tuple[int, RequestQueue] | None = None
-        queues = view.queues(device)
-        for queue in queues:
+        for queue in view.queues(device):
+            if not queue.deadlines:
+                continue
             windows = self._windows_of(device, queue, now)
-            windows.rows = max(windows.rows, queue.rows)
-            closed = [r for r in queue if windows.next_joint_ns(r.arrival_ns) <= now]
-            if closed:
-                oldest_ns = min(request.arrival_ns for request in closed)
-                joint_ns = windows.next_joint_ns(oldest_ns)
-                if not self._merges:
-                    closed = [r for r in closed if windows.next_joint_ns(r.arrival_ns) == joint_ns]
-                due_ns = joint_ns + windows.window_ns
-                if best is None or (due_ns, closed[0].id) < best[:2]:
-                    best = (due_ns, closed[0].id, queue, tuple(closed))
+            job = self._closed(queue, windows, now)
+            if job:
+                oldest_ns = min(request.arrival_ns for request in job)
+                due_ns = windows.next_joint_ns(oldest_ns) + windows.window_ns
+                if best is None or (due_ns, job[0].id) < best[:2]:
+                    best = (due_ns, job[0].id, queue, job)
             else:
                 joint_ns = windows.next_joint_ns(now)
                 if first_ns is None or joint_ns < first_ns[0]:
                     first_ns = (joint_ns, queue)
         if best is not None:
             return _job(view, device, best[2], best[3])
-        if first_ns is None:
-            return None
-        return self._early(view, device, first_ns[1], start_ns) or Hold(first_ns[0])
+        early = self._early(view, device, first_ns[1], start_ns) if first_ns else None
+        found = early or self._background(view, device, start_ns=start_ns, now=now)
+        if first_ns is None or isinstance(found, Choice):
+            return found
+        return Hold(min(first_ns[0], found.until_ns) if found else first_ns[0])
+
+    def _closed(self, queue: RequestQueue, windows: Windows, now: int) -> tuple[Request, ...]:
+        """Members whose window is over, one window's only unless windows may share a job."""
+        job = [r for r in queue.with_deadline() if windows.next_joint_ns(r.arrival_ns) <= now]
+        if job and not self._merges:
+            first_ns = min(windows.next_joint_ns(r.arrival_ns) for r in job)
+            job = [r for r in job if windows.next_joint_ns(r.arrival_ns) == first_ns]
+        return tuple(job)
+
+    def _background(
+        self, view: SchedulerView, device: str, *, start_ns: int, now: int
+    ) -> Choice | Hold | None:
+        """The class that is not in real time: who waits longest, in the largest batch that every
+        real-time category can follow in time, or not before the next joint.
+        """
+        since_ns = now - PATIENCE_NS
+        waiting = [q for q in view.queues(device) if q.deadlines < len(q)]
+        for queue in sorted(waiting, key=lambda q: next(q.without_deadline()).arrival_ns):
+            members = tuple(queue.without_deadline())
+            while members:
+                choice = _job(view, device, queue, members)
+                if self._is_safe(view, device, choice, start_ns, since_ns=since_ns):
+                    return choice
+                members = choice.requests[: len(choice.requests) // 2]
+        known = self._windows.get(device, {}).values() if waiting else ()
+        joints_ns = [w.next_joint_ns(now) for w in known if w.seen_ns >= since_ns]
+        return Hold(min(joints_ns)) if joints_ns else None
 
     def _windows_of(self, device: str, queue: RequestQueue, now: int) -> Windows:
         """The category's windows, made at its first request and tightened by every later one."""
         known = self._windows.setdefault(device, {})
         key = (queue.model, queue.signature, queue.alone)
-        window_ns = max(1, min(_relative_ns(request) for request in queue) // 2)
+        members = list(queue.with_deadline())
+        window_ns = max(1, min(r.deadline_ns - r.arrival_ns for r in members) // 2)
         windows = known.pop(key, None)
         if windows is None:
-            oldest_ns = min(request.arrival_ns for request in queue)
-            windows = Windows(oldest_ns, window_ns)
+            windows = Windows(min(r.arrival_ns for r in members), window_ns)
         windows.tighten(window_ns, now)
+        windows.rows = max(windows.rows, sum(request.rows for request in members))
+        windows.seen_ns = now
         known[key] = windows  # the last one used is the last one forgotten
         if len(known) > CATEGORIES_MAX:
             del known[next(iter(known))]
@@ -114,31 +147,31 @@ class Disbatcher:
         """Close this window at once, if that endangers nobody."""
         if self._strict:
             return None
-        choice = _job(view, device, queue, tuple(queue))
-        rows = sum(request.rows for request in choice.requests)
-        end_ns = start_ns + view.safe_ns(queue.model, device, rows) + view.tuning.reply_ns
-        if self._guarded and not self._can_follow(view, device, queue, start_ns, end_ns):
+        choice = _job(view, device, queue, tuple(queue.with_deadline()))
+        if self._guarded and not self._is_safe(view, device, choice, start_ns):
             return None
         return choice
 
-    def _can_follow(
-        self, view: SchedulerView, device: str, queue: RequestQueue, start_ns: int, end_ns: int
+    def _is_safe(
+        self, view: SchedulerView, device: str, choice: Choice, start_ns: int, since_ns: int = 0
     ) -> bool:
-        """The slack guard: whose window closes before the early job ends can follow it in time."""
+        """The slack guard: whose window closes before the job ends can follow it in time. Looked at
+        are categories seen since then.
+        """
+        queue, rows = choice.queue, sum(request.rows for request in choice.requests)
+        end_ns = start_ns + view.safe_ns(queue.model, device, rows) + view.tuning.reply_ns
         mine = (queue.model, queue.signature, queue.alone)
-        for other, windows in self._windows[device].items():
+        is_background = not choice.requests[0].has_deadline
+        for other, windows in self._windows.get(device, {}).items():
             joint_ns = windows.next_joint_ns(start_ns)
-            if other == mine or joint_ns >= end_ns:
+            if windows.seen_ns < since_ns or joint_ns >= end_ns:
+                continue
+            if other == mine and not is_background:
                 continue
             rows = min(windows.rows, 1 if other[2] else view.rows_cap(other[0], device))
             if end_ns + view.safe_ns(other[0], device, rows) > joint_ns + windows.window_ns:
                 return False
         return True
-
-
-def _relative_ns(request: Request) -> int:
-    """Without a deadline: the patience that orders it. Of the class that is not in real time."""
-    return request.deadline_ns - request.arrival_ns if request.has_deadline else PATIENCE_NS
 
 
 def _job(
