@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import admission, deeprt, deeprt_adaptation, rivals
+from tests.bench import admission, cikm, deeprt, deeprt_adaptation, rivals
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
 from tritonsched.sim.experiment import Trace, bound_of, run
@@ -28,6 +28,7 @@ GOALS = {
 }  # fmt: skip
 """Of the scheduling study, on its own traces: those here are in its manner, not the same."""
 LOADS = (0.7, 0.85, 1.0, 1.3, 2.0)
+CIKM_MINUTES = 20.0  # simulated, a run
 OPTIMUM_LENGTH = 2_000  # its cost grows with the square
 Lines = list[list[str]]
 _console = Console(highlight=False)
@@ -147,6 +148,12 @@ def deeprt_admission_time(_: argparse.Namespace) -> tuple[str, Lines]:
     return "DeepRT's admission test: time by frames", admission.deeprt_lines()
 
 
+def cikm_shape(options: argparse.Namespace) -> tuple[str, Lines]:
+    """Quality of answers of one model in two sizes."""
+    title = "CIKM'17: quality of answers and share of the simple model, one p2, by queries a second"
+    return title, cikm.table(minutes=CIKM_MINUTES, seeds=options.seeds)
+
+
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
     "published": published,
@@ -155,6 +162,7 @@ SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "deeprt": deeprt_shape,
     "deeprt-adaptation": deeprt_adaptation_shape,
     "deeprt-admission": deeprt_admission_time,
+    "cikm": cikm_shape,
 }
 
 
@@ -199,7 +207,7 @@ def _named(wanted: Iterable[str]) -> list[str]:
 
 def _rules() -> list[str]:
     """The default rule first, then the others; those of other papers have a table of their own."""
-    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY, *rivals.PUBLISHED})]
+    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY, "cikm", *rivals.PUBLISHED})]
 
 
 if __name__ == "__main__":

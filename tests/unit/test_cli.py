@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "a port too large": ((*BOTH, "--triton-metrics", "h:65536"), "--triton-metrics: 'h:65536'"),
     "a word for a port": ((*BOTH, "--triton-metrics", "h:metrics"), "--triton-metrics: 'h:metri"),
     "digits of another script": ((*BOTH, "--triton-metrics", "h:٣"), "--triton-metrics: 'h:٣'"),
-    "a rule": (("--rule", "best"), "--rule: 'best' is unknown; use one of clipper, clockwork"),
+    "a rule": (("--rule", "best"), "--rule: 'best' is unknown; use one of cikm, clipper"),
     "a transport": (("--transport", "tcp"), "--transport: 'tcp' is not auto, cuda, system or"),
     "a listening port": (("--http-port", "65536"), "should be less than or equal to 65535"),
     "a drain time": (("--drain-s", "-1"), "should be greater than or equal to 0"),

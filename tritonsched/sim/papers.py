@@ -1,18 +1,19 @@
 """The evaluation set-ups of the papers that the scheduler is measured against, as workloads.
 
 Rule: what a paper states is taken as it stands, with its source; what it leaves open is a named
-constant here. DeepRT: Yang et al., SEC 2021; Shepherd: Zhang et al., NSDI 2023.
+constant here. DeepRT: Yang et al., SEC 2021; Shepherd: Zhang et al., NSDI 2023; QoS-aware
+scheduling of heterogeneous servers: Fang et al., CIKM 2017.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tritonsched.core.request import SloClass
+from tritonsched.core.request import Request, SloClass, Utility
 from tritonsched.sim.arrivals import bursts, constant, trace
 from tritonsched.sim.tables import exec_ns, scaled
 from tritonsched.sim.workload import Stream, Workload
-from tritonsched.sim.world import ExecNs, SimModel
+from tritonsched.sim.world import ExecNs, SimModel, table
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -104,3 +105,64 @@ def deeprt_workload(cameras: Sequence[Camera]) -> Workload:
     named = sorted({camera.model for camera in cameras})
     models = [SimModel(name, DEEPRT_ROWS_MAX, times[name]) for name in named]
     return Workload(models, [camera.stream() for camera in cameras])
+
+
+CIKM_QUERIES_S = {
+    ("g2", "tiny"): (25.6, 35.7, 51.9, 66.1, 73.7, 84.7, 91.2),
+    ("g2", "full"): (9.4, 9.4, 12.3, 14.7, 16.0, 16.8),
+    ("p2", "tiny"): (23.8, 35.7, 63.5, 90.9, 109.6, 131.1, 141.9),
+    ("p2", "full"): (14.5, 18.9, 24.2, 28.4, 31.5, 33.9, 34.6),
+}
+"""Queries a second in batches of 1, 2, 4, …: YOLO on AWS g2.2xlarge and p2.xlarge (CIKM 2017)."""
+CIKM_WORTH = {"full": 1.0, "tiny": 0.5}  # kappa
+CIKM_SOFT_NS, CIKM_HARD_NS = 1 * S, 2 * S  # after the query is made
+CIKM_UPSTREAM_S, CIKM_PARETO = 0.1, 2.5
+"""On the way to the server: 0.1 s times Pareto(2.5), the published replica's; the paper names the
+family of the distribution only."""
+
+
+def cikm_exec_ns(gpu: str, model: str) -> ExecNs:
+    """Batch delay D = B / throughput, linear between the profiled sizes."""
+    rates = CIKM_QUERIES_S[gpu, model]
+    return table({1 << k: round((1 << k) / rate * S) for k, rate in enumerate(rates)})
+
+
+def cikm_queries(
+    rate: float, *, duration_ns: int, seed: int
+) -> Iterator[tuple[int, Request | None]]:
+    """When each query reaches the server, in order, and the request; None: its hard deadline has
+    passed by then. Poisson at `rate` a second; deadlines run from when it was made.
+    """
+    dice = random.Random(f"{seed}/cikm")  # noqa: S311  # a simulator's dice
+    made: list[tuple[int, int]] = []
+    now = 0.0
+    while (now := now + dice.expovariate(rate)) * S < duration_ns:
+        upstream_s = CIKM_UPSTREAM_S * dice.paretovariate(CIKM_PARETO)
+        made.append((round((now + upstream_s) * S), round(now * S)))
+    for number, (arrival_ns, made_ns) in enumerate(sorted(made), 1):
+        deadline_ns = made_ns + CIKM_HARD_NS
+        if arrival_ns >= deadline_ns:
+            yield arrival_ns, None
+            continue
+        yield (
+            arrival_ns,
+            Request(
+                number,
+                "yolo",
+                "query",
+                0,
+                1,
+                arrival_ns,
+                deadline_ns,
+                utility=_falling(made_ns, arrival_ns, deadline_ns),
+            ),
+        )
+
+
+def _falling(made_ns: int, arrival_ns: int, deadline_ns: int) -> Utility:
+    """Full until the soft deadline, 0 at the hard one; of what is left when the query arrives."""
+    soft_ns = made_ns + CIKM_SOFT_NS
+    if soft_ns > arrival_ns:
+        return Utility.linear((soft_ns - arrival_ns) / (deadline_ns - arrival_ns))
+    left = (deadline_ns - arrival_ns) / (CIKM_HARD_NS - CIKM_SOFT_NS)
+    return Utility(((0.0, left), (1.0, 0.0)))

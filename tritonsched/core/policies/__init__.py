@@ -5,6 +5,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from tritonsched.core.policies.cikm import Cikm
 from tritonsched.core.policies.clipper import Clipper
 from tritonsched.core.policies.clockwork import Clockwork
 from tritonsched.core.policies.disbatcher import Disbatcher
@@ -20,6 +21,7 @@ from tritonsched.core.policy import Policy
 
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
     {
+        "cikm": Cikm,
         "clipper": Clipper,
         "clockwork": Clockwork,
         "disbatcher": Disbatcher,
