@@ -31,7 +31,7 @@ _SERVICE = "/tritonsched.Reservations/"
 class NotReserved(Exception):
     """The stream is not kept. reason: as in `x-tritonsched-reason`. nearest: what would be."""
 
-    def __init__(self, text: str, reason: str, nearest: dict[str, float]) -> None:
+    def __init__(self, text: str, reason: str, nearest: dict[str, Any]) -> None:
         super().__init__(text)
         self.reason = reason
         self.nearest = nearest

@@ -171,14 +171,22 @@ class Desk:
             reply_ns=tuning.reply_ns,
             devices=tuple(self._device(device, wanted, cut_ns, tuning, now) for device in devices),
             wanted=wanted,
+            others=self._others(wanted.model) if wanted is not None else (),
             attempt=attempt,
         )
+
+    def _others(self, model: str) -> tuple[str, ...]:
+        """Variants that could serve a stream in place of the default one, the best first."""
+        places = self._serving.places(model)
+        worth = {place.variant: place.worth for place in places[1:] if place.profile.is_proven}
+        worth.pop(places[0].variant, None)
+        return tuple(sorted(worth, key=lambda name: (-worth[name], name)))
 
     def _device(
         self, device: DeviceState, wanted: Reservation | None, cut_ns: int, tuning: Tuning, now: int
     ) -> DevicePlan:
         models = {stream.model for stream in self._streams.of_device(device.name)}
-        models |= {wanted.model} if wanted is not None else set()
+        models |= {wanted.model, *self._others(wanted.model)} if wanted is not None else set()
         caps: dict[str, int] = {}
         safe_ns: dict[str, list[int]] = {}
         for model in sorted(models):

@@ -92,13 +92,16 @@ def _words(refusal: Refuse) -> str:
     return f"model '{refusal.reservation.model}': the stream is not kept: {refusal.reason.value}"
 
 
-def _nearest(refusal: Refuse) -> dict[str, float]:
+def _nearest(refusal: Refuse) -> dict[str, float | str]:
     """What would have been granted, each with all else as asked."""
-    nearest, found = refusal.nearest, {}
+    nearest = refusal.nearest
+    found: dict[str, float | str] = {}
     if nearest is not None and nearest.period_ns is not None:
         found["period_ms"] = nearest.period_ns / 1e6
     if nearest is not None and nearest.relative_deadline_ns is not None:
         found["relative_deadline_ms"] = nearest.relative_deadline_ns / 1e6
+    if nearest is not None and nearest.model is not None:
+        found["model_name"] = nearest.model
     return found
 
 

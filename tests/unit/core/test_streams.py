@@ -15,7 +15,7 @@ from tritonsched.core.proposal import Proposal, Verdict
 from tritonsched.core.request import NEVER_NS, RejectReason, Request
 from tritonsched.core.reservation import RefusalReason, Reservation
 from tritonsched.core.scheduler import Scheduler
-from tritonsched.core.variant import ServerState, Variant
+from tritonsched.core.variant import Family, ServerState, Variant
 
 TIMES = {rows: (4 + rows) * MS for rows in range(1, 9)}  # 5 ms alone
 STREAM = Reservation(
@@ -379,6 +379,22 @@ def test_a_model_that_a_second_device_has_no_more_is_tested_again_and_kept() -> 
     desk.scheduler.set_variant(Variant("m", 8, ("gpu0",)), 1 * MS)
     assert desk.decide(1) == []
     assert desk.scheduler.proposal(1 * MS) is not None
+
+
+def test_of_a_model_with_variants_the_best_that_would_be_kept_is_told() -> None:
+    """What was never measured promises nothing."""
+    desk = Desk()
+    for name, worth, factor in (("s", 0.7, 0.2), ("t", 0.8, 0.3), ("u", 0.9, 0.9), ("v", 0.95, 0)):
+        desk.scheduler.set_variant(Variant(name, 8, ("gpu0",), worth), 0)
+        times = {rows: round(ns * factor) for rows, ns in TIMES.items()} if factor else {}
+        desk.scheduler.set_profile(name, "gpu0", exact(times))
+    desk.scheduler.set_family(Family("look", ("m", "s", "t", "u", "v")), 0)
+    tight = replace(STREAM, model="look", relative_deadline_ns=4 * MS)
+    (refused,) = desk.ask(tight)
+    assert isinstance(refused, Refuse)
+    assert refused.nearest is not None
+    assert refused.nearest.model == "t"
+    assert isinstance(desk.ask(replace(tight, id=2, model="t"))[0], Grant)
 
 
 @pytest.mark.parametrize("rows_max", [0, 1])

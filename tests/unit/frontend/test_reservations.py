@@ -26,7 +26,7 @@ SAID = {
     "id": "7", "model_name": "m", "state": "granted", "period_ms": 20.0, "frames": 5,
     "relative_deadline_ms": 40.0, "jitter_ms": 0.0, "device": "gpu:0", "tenant": "t",
 }  # fmt: skip
-NO = Refuse(STREAM, RefusalReason.UNSCHEDULABLE, Nearest(period_ns=25 * MS))
+NO = Refuse(STREAM, RefusalReason.UNSCHEDULABLE, Nearest(period_ns=25 * MS, model="fast"))
 BODY = b'{"period_ms":20,"relative_deadline_ms":40,"frames":5}'
 
 
@@ -82,7 +82,10 @@ async def test_a_refused_stream_is_told_the_nearest() -> None:
     reply = await http(service, "POST", "/v2/models/m/reservations", BODY)
     told = members(reply)
     assert (reply.status, dict(reply.headers)["x-tritonsched-reason"]) == (409, "unschedulable")
-    assert (told["reason"], told["nearest"]) == ("unschedulable", {"period_ms": 25.0})
+    assert (told["reason"], told["nearest"]) == (
+        "unschedulable",
+        {"period_ms": 25.0, "model_name": "fast"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,7 @@ async def test_grpc_tells_a_refusal_as_an_answer() -> None:
     service.outcome = NO
     refused = (await grpc_said(service, "Reserve", pb.ReserveRequest(frames=5))).refused
     assert (refused.reason, refused.nearest.period_ms) == ("unschedulable", 25.0)
+    assert refused.nearest.model_name == "fast"
     with pytest.raises(ClientError, match="no ReserveRequest"):
         await reservation_grpc(service, "/tritonsched.Reservations/Reserve", b"\xff")
 
