@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.gpu import found, live, report
+from tests.gpu.clients import visited
 from tests.gpu.live import KitFault, Stand
 from tests.gpu.repository import NETS, write_repository
 from tritonsched.backend.cuda_region import Transport
@@ -140,6 +141,14 @@ async def steps(stand: Stand, options: argparse.Namespace, made: dict[str, Any])
     made["equal"] = await live.equal(stand)
     if not all(entry["equal"] for entry in made["equal"]):
         made["outcome"] = "FAILED: answers differ between transports"
+        return FAILED
+    say("asking as clients with regions of their own …")
+    is_cuda = stand.tested == "cuda"
+    given = ("--transport", stand.tested)
+    visit = await visited(stand.triton, stand.nets[0], cuda=is_cuda, arguments=given)
+    made["clients"] = [visit]
+    if not visit["equal"] or not visit["batches"].get(stand.tested):
+        made["outcome"] = "FAILED: clients' own regions, see below"
         return FAILED
     names: tuple[Transport, ...] = ("inline", "system", "cuda")
     say("timing transports …")

@@ -41,6 +41,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield from _section("Machine", ("part", "is"), _machine(report["hardware"]))
     yield from _section("Versions", ("part", "version"), report.get("versions", {}).items())
     yield from _equal(report)
+    yield from _clients(report)
     yield from _transports(report)
     yield from _policies(report)
     if report.get("profile"):
@@ -65,6 +66,22 @@ def _equal(report: dict[str, Any]) -> Iterator[str]:
     ]
     head = ("model", "rows", "batches", "bytes compared", "equal", "largest difference")
     yield from _section(f"{_tested(report)} against gRPC bytes", head, rows)
+
+
+def _clients(report: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        (
+            e["model"],
+            e["regions"],
+            e["clients"],
+            e["requests"],
+            "yes" if e["equal"] else "NO",
+            e["batches"],
+        )
+        for e in report.get("clients", ())
+    ]
+    head = ("model", "regions", "clients", "requests", "equal", "merged batches by transport")
+    yield from _section("Clients with regions of their own, through a sidecar", head, rows)
 
 
 def _transports(report: dict[str, Any]) -> Iterator[str]:

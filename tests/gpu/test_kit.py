@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.gpu import __main__ as kit
 from tests.gpu import found, live, report
+from tests.gpu.clients import batches_of
 from tests.gpu.found import Found
 from tests.gpu.repository import MODEL, NETS, config_text, write_repository
 from tritonsched.backend.catalogue import model_info
@@ -146,7 +147,7 @@ class Triton:
         """Nothing to stop."""
 
 
-def stage(monkeypatch: pytest.MonkeyPatch, *, equal: bool = True) -> None:
+def stage(monkeypatch: pytest.MonkeyPatch, *, equal: bool = True, visits: int = 9) -> None:
     """All is there, and the steps answer at once."""
     entry = {"model": "m", "rows": 1, "batches": 4, "bytes": 64, "equal": equal, "worst": 0.5}
 
@@ -173,6 +174,13 @@ def stage(monkeypatch: pytest.MonkeyPatch, *, equal: bool = True) -> None:
         found, "environment", lambda *_, on_gpu: (Found("torch", True, "2"), VERSIONS)
     )
     monkeypatch.setattr(live, "equal", step(entry))
+
+    async def visited(*_: object, cuda: bool, arguments: object) -> dict[str, Any]:
+        batches = {"cuda" if cuda else "system": visits}
+        shown = {"model": "m", "regions": "r", "clients": 8, "requests": 48}
+        return shown | {"equal": True, "batches": batches}
+
+    monkeypatch.setattr(kit, "visited", visited)
     monkeypatch.setattr(live, "transports", step(timed("cuda"), timed("system")))
     monkeypatch.setattr(live, "policies", step(rule | shares))
     monkeypatch.setattr(kit, "profiled", profiled)
@@ -230,6 +238,21 @@ def test_answers_that_differ_fail_and_no_figure_is_taken(
     code, made = run(tmp_path)
     assert (code, "transports" in made) == (1, False)
     assert "differ" in made["outcome"]
+
+
+def test_clients_whose_regions_were_not_used_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Equal answers another way are no success."""
+    stage(monkeypatch, visits=0)
+    code, made = run(tmp_path)
+    assert (code, "transports" in made) == (1, False)
+    assert "regions" in made["outcome"]
+
+
+def test_batches_are_counted_by_transport() -> None:
+    text = 'tritonsched_backend_batches{transport="cuda"} 3.0\nother{transport="cuda"} 4\n'
+    assert batches_of(text) == {"cuda": 3}
 
 
 def test_a_model_that_does_not_load_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
