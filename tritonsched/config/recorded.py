@@ -222,7 +222,7 @@ class _Reader:
             rows=_whole(values, "rows", high=1 << 31),
             arrival_ns=at_ns,
             deadline_ns=NEVER_NS if deadline is None else _time(values, "deadline_ns") - origin,
-            weight=_weight(values),
+            weight=_positive(values, "weight", high=WEIGHT_MAX),
             alone=_flag(values, "alone"),
             tenant=_text(values, "tenant") if "tenant" in values else "",
             reservation=_whole(values, "reservation") if "reservation" in values else 0,
@@ -264,7 +264,12 @@ class _Reader:
         if not isinstance(devices, list) or not all(isinstance(name, str) for name in devices):
             _bad("devices: must be a list of names")
         try:
-            variant = Variant(_text(values, "model"), _whole(values, "rows_max"), tuple(devices))
+            variant = Variant(
+                _text(values, "model"),
+                _whole(values, "rows_max"),
+                tuple(devices),
+                _positive(values, "accuracy", high=1.0, default=1.0),
+            )
         except ValueError as error:
             raise _Bad(str(error)) from error
         self._made.models[variant.model] = variant
@@ -298,7 +303,7 @@ class _Reader:
                 **known,
                 model=_text(values, "model"),
                 tenant=_text(values, "tenant"),
-                weight=_weight(values),
+                weight=_positive(values, "weight", high=WEIGHT_MAX),
             )
         except ValueError as error:
             raise _Bad(str(error)) from error
@@ -364,10 +369,10 @@ def _time(values: _Values, name: str) -> int:
     return _whole(values, name, low=0, high=TIME_NS_MAX - 1)
 
 
-def _weight(values: _Values) -> float:
-    value = values.get("weight")
-    if not isinstance(value, int | float) or not 0 < value <= WEIGHT_MAX:
-        _bad(f"weight: must be a number > 0, <= {WEIGHT_MAX:g}")
+def _positive(values: _Values, name: str, *, high: float, default: float | None = None) -> float:
+    value = values.get(name, default)
+    if not isinstance(value, int | float) or not 0 < value <= high:
+        _bad(f"{name}: must be a number > 0, <= {high:g}")
     return float(value)
 
 

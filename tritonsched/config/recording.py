@@ -68,6 +68,7 @@ def server_line(state: ServerState, now: int) -> str:
 def model_line(variant: Variant, now: int) -> str:
     """How Triton serves a model, before its first request and after each change."""
     shown = {"model": variant.model, "rows_max": variant.rows_max, "devices": variant.devices}
+    shown |= {"accuracy": variant.accuracy} if variant.accuracy < 1 else {}
     return _line({"what": "model", "at_ns": now, **shown})
 
 

@@ -120,12 +120,12 @@ class Recorder:
 
     def on_submit(self, request: Request, now: int) -> None:
         self._look(now)
-        variant = self._scheduler.variant(request.model) if self._scheduler else None
-        if variant is not None and variant is not self._models.get(request.model):
-            self._model(variant, now)
+        self._look_at_model(request.model, now)
         self._put(partial(recording.arrive_line, request, now))
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
+        if batch.model != batch.requests[0].model:
+            self._look_at_model(batch.model, now)
         self._put(partial(recording.dispatch_line, batch, now))
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
@@ -153,6 +153,11 @@ class Recorder:
             return
         self._policy = policy
         self._put(partial(self._policy_line, policy, self._now))
+
+    def _look_at_model(self, model: str, now: int) -> None:
+        variant = self._scheduler.variant(model) if self._scheduler else None
+        if variant is not None and variant is not self._models.get(model):
+            self._model(variant, now)
 
     def _model(self, variant: Variant, now: int) -> None:
         if len(self._models) < MODELS_MAX or variant.model in self._models:

@@ -33,6 +33,7 @@ SLICES = 40  # of the recorded time, in a chart
 NEIGHBOURS = 16  # batches that ran about then, of which one lends its noise
 SAMPLES_MIN = 3  # of a size, else it says nothing where others say more
 UNKNOWN_CLASS = "unknown-class"
+UNKNOWN_MODEL = "unknown-model"  # no variant of it was measured, or Triton has none of that name
 RECORDED, OLD = "recorded", "old"
 
 
@@ -100,14 +101,28 @@ class Traffic:
                 table(_medians(self.times[model, measured[0]])),
                 devices=tuple(measured),
                 on_device={d: table(_medians(self.times[model, d])) for d in measured},
+                accuracy=variant.accuracy,
             )
             for model, variant in recording.models.items()
             if (measured := [d for d in variant.devices if (model, d) in self.times])
         ]
-        known = {model.name for model in self.models}
+        known = self.served(recording.policy)
         requests = recording.arrivals.values()
         self.requests = [request for request in requests if request.model in known]
         self.left_out = Counter(r.model for r in requests if r.model not in known)
+
+    def families(self, policy: PolicyFile) -> dict[str, tuple[str, ...]]:
+        """Models with variants under the policy, with those that were measured."""
+        measured = {model.name for model in self.models}
+        kept = {
+            family: tuple(name for name in variants if name in measured)
+            for family, variants in policy.families().items()
+        }
+        return {family: variants for family, variants in kept.items() if variants}
+
+    def served(self, policy: PolicyFile) -> set[str]:
+        """What may be asked for under the policy."""
+        return {model.name for model in self.models} | self.families(policy).keys()
 
 
 Times = Mapping[tuple[str, str], Mapping[int, Sequence[int]]]
@@ -176,7 +191,8 @@ def replayed(traffic: Traffic, name: str, policy: PolicyFile, *, seed: int) -> R
     scheduler = Scheduler(rule, tuning=first, observers=(account,))
     scheduler.tenants.adopt(policy.tenant_rules(), policy.fairness_rule())
     inform(scheduler, traffic.models)
-    simulation = Simulation(scheduler, world, keep_log=False)
+    families = traffic.families(policy)
+    simulation = Simulation(scheduler, world, keep_log=False, families=families)
     for at_ns, tuning in tunings:
         simulation.retune(_tuned(tuning, policy, recording.policy), at_ns=at_ns)
     _tell(simulation, recording)
@@ -224,9 +240,15 @@ def _under(traffic: Traffic, policy: PolicyFile, account: Account) -> Iterator[R
         policy.slo_classes(),
         recording.policy.slo_classes(),
     )
+    served = traffic.served(policy)
     for request in traffic.requests:
         if policy == old:
-            yield request
+            slo = old_classes.get(request.slo)
+            yield replace(request, utility=slo.utility) if slo and slo.utility else request
+            continue
+        if request.model not in served:
+            account.on_submit(request, request.arrival_ns)
+            account.on_outcome(request, Outcome.REJECTED, UNKNOWN_MODEL, request.arrival_ns)
             continue
         named = request.slo != old.class_of_model(request.model)
         slo = classes.get(request.slo if named else policy.class_of_model(request.model))
@@ -251,6 +273,7 @@ def _under(traffic: Traffic, policy: PolicyFile, account: Account) -> Iterator[R
             weight=slo.weight * tenant.weight,
             deadline_ns=deadline_ns,
             tenant=tenant.name,
+            utility=slo.utility,
         )
 
 

@@ -49,17 +49,20 @@ def record(
     file_bytes_max: int = 1 << 30,
     cancel: Sequence[tuple[int, int]] = (),
     streams: Sequence[Reservation] = (),
+    policy: PolicyFile = POLICY,
+    models: Sequence[SimModel] = MODELS,
 ) -> tuple[Ledger, Recorder]:
     """Serve the requests and write FILE. cancel: (request, time at which its client leaves).
     streams: ask for a guarantee at the very begin.
     """
     ledger, said = Ledger(), list[str]()
-    recorder = Recorder(path, file_bytes_max=file_bytes_max, policy=POLICY, told=said.append)
-    scheduler = Scheduler(POLICIES["lite"](), tuning=POLICY.tuning(), observers=(ledger, recorder))
+    recorder = Recorder(path, file_bytes_max=file_bytes_max, policy=policy, told=said.append)
+    scheduler = Scheduler(POLICIES["lite"](), tuning=policy.tuning(), observers=(ledger, recorder))
     recorder.watch(scheduler)
-    inform(scheduler, MODELS)
+    inform(scheduler, models)
     recorder.start()
-    simulation = Simulation(scheduler, World(MODELS, seed=1, faults=faults), keep_log=False)
+    world = World(models, seed=1, faults=faults)
+    simulation = Simulation(scheduler, world, keep_log=False, families=policy.families())
     for number, at_ns in cancel:
         simulation.cancel(number, at_ns=at_ns)
     for wanted in streams:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.proxy.recordings import MS, POLICY, S, arrivals, record
+from tests.unit.proxy.recordings import MODELS, MS, POLICY, S, arrivals, record
 from tritonsched.config.recorded import Left, Recording, read_recording
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.request import Outcome, Request
@@ -15,6 +15,7 @@ from tritonsched.sim.replay import (
     OLD,
     SLICES,
     UNKNOWN_CLASS,
+    UNKNOWN_MODEL,
     Run,
     Traffic,
     agreement,
@@ -22,7 +23,7 @@ from tritonsched.sim.replay import (
     replayed,
 )
 from tritonsched.sim.replay_command import of_streams
-from tritonsched.sim.world import Faults
+from tritonsched.sim.world import Faults, affine
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,30 @@ def test_tenants_have_what_the_new_policy_gives_them(exact: Recording) -> None:
     full = {slo for slo, reason in account.reasons if reason == "tenant-queue-full"}
     assert full == {"gold"}
     assert {request.tenant for request in exact.arrivals.values()} == {"gold", "free"}
+
+
+def test_a_model_with_variants_is_replayed_by_what_its_variants_took(tmp_path: Path) -> None:
+    """And with worth that falls, which no line holds: the policy does. Without the variants nobody
+    serves it.
+    """
+    path = tmp_path / "r.jsonl"
+    soft = {"gold": {"deadline_ms": 40.0, "soft_ms": 20.0}, "free": {"deadline_ms": 90.0}}
+    varied = PolicyFile.model_validate(
+        {"classes": soft, "default_class": "free", "models": {"see": {"variants": ["text", "cam"]}}}
+    )
+    quick = replace(MODELS[1], accuracy=0.6, exec_ns=affine(1 * MS, MS // 2))
+    models = (replace(MODELS[0], accuracy=0.8), quick)
+    shapes = varied.slo_classes()
+    asked = [replace(r, model="see", utility=shapes[r.slo].utility) for r in arrivals(120)]
+    record(path, asked, policy=varied, models=models)
+    traffic = Traffic(read_recording(path))
+    assert {batch.model for batch in traffic.recording.batches} == {"cam", "text"}
+    assert (traffic.left_out, traffic.families(varied)) == ({}, {"see": ("text", "cam")})
+    real, old = recorded(traffic), replayed(traffic, OLD, varied, seed=1)
+    assert agreement(real, old).same == 1.0
+    without = replayed(traffic, "n", other(gold={"deadline_ms": 40.0}, free={}), seed=1).account
+    assert without.total(Outcome.REJECTED) == len(asked)
+    assert {reason for _, reason in without.reasons} == {UNKNOWN_MODEL}
 
 
 def test_a_tenants_weight_counts_in_what_is_earned(exact: Recording) -> None:
