@@ -6,9 +6,9 @@ has no size known beforehand travels in the message itself. On a GPU the pieces 
 keeps on a GPU is moved from device to device.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from tritonsched.backend import wire
 from tritonsched.backend.cuda_memory import CudaPool, Move, Run
@@ -25,20 +25,24 @@ from tritonsched.tensors import (
 )
 
 MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
+MESSAGES_MAX = 1024  # remembered: a batch of the same form often finds the same places free
 Pool = SharedMemoryPool | CudaPool
+Places = tuple[tuple[int, int], ...]
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One sending of a batch: its message, and the pieces of memory that it points to.
+    """One sending of a batch: the pieces of memory that its message points to.
 
+    inputs_at, outputs_at: offset and bytes of each in the pool; empty if they are in the message.
     shared: where outputs will be written, by name; on a GPU, where they will be read. runs, moves:
     what goes up before the message is sent; back_runs, back_moves: what comes down after it was
     answered. is_known_done: Triton has answered.
     """
 
-    request: Any  # pb.ModelInferRequest has no stubs
     pool: Pool | None = None
+    inputs_at: Places = ()
+    outputs_at: Places = ()
     inputs: Lease | None = None
     outputs: Lease | None = None
     shared: dict[str, memoryview] = field(default_factory=dict)
@@ -75,6 +79,7 @@ class Packer:
 
     def __init__(self, mark: bytes) -> None:
         self._mark = mark
+        self._messages: dict[Hashable, bytes] = {}
         self.batches = {"system": 0, "cuda": 0, "inline": 0}
         self.fallbacks = 0
 
@@ -83,11 +88,9 @@ class Packer:
 
         Raises RegionFault if a client's memory on a GPU cannot be reached from there.
         """
-        attempt = Attempt(wire.new_request(call))
+        attempt = Attempt()
         if not any(self._share_inputs(attempt, call, pool) for pool in pools):
             self.batches["inline"] += 1
-            for tensor in call.inputs:
-                wire.add_input_inline(attempt.request, tensor)
         wants_gpu = any(output.places for output in call.outputs)
         pool = attempt.cuda if wants_gpu else attempt.pool
         if pool is not None and self._share_outputs(attempt, call, pool):
@@ -95,9 +98,23 @@ class Packer:
         if wants_gpu:
             attempt.release_inputs()
             raise RegionFault("no room on the GPU for outputs that clients want there")
-        for output in call.outputs:
-            wire.add_output_inline(attempt.request, output.name)
         return attempt
+
+    def message(self, call: BatchCall, attempt: Attempt) -> bytes:
+        """What Triton is sent. Raises RegionFault as `pack`, for what is in the message itself."""
+        if not (attempt.inputs_at and attempt.outputs_at) or call.parameters:
+            return _message(call, attempt)
+        assert attempt.pool is not None
+        forms = tuple([(each.name, each.datatype, each.shape) for each in call.inputs])
+        names = tuple([each.name for each in call.outputs])
+        places = (attempt.pool.name, attempt.inputs_at, attempt.outputs_at)
+        key = (call.model, call.version, forms, names, places)
+        message = self._messages.get(key)
+        if message is None:
+            if len(self._messages) >= MESSAGES_MAX:
+                self._messages.clear()
+            message = self._messages[key] = _message(call, attempt)
+        return message
 
     def _share_inputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
         """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
@@ -107,14 +124,13 @@ class Packer:
             return False
         attempt.pool, attempt.inputs = pool, lease
         self.batches["cuda" if attempt.cuda else "system"] += 1
-        for tensor, size, start in zip(call.inputs, sizes, _starts(sizes), strict=True):
+        starts = _starts(sizes)
+        for tensor, start in zip(call.inputs, starts, strict=True):
             if isinstance(pool, CudaPool):
                 _stage(attempt, tensor, lease, start, pool)
             else:
                 _copy(attempt, tensor, lease.view, start)
-            wire.add_input_shared(
-                attempt.request, tensor, region=pool.name, offset=lease.offset + start, size=size
-            )
+        attempt.inputs_at = _places(lease, starts, sizes)
         return True
 
     def _share_outputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
@@ -124,7 +140,9 @@ class Packer:
         if lease is None:
             return False
         attempt.outputs = lease
-        for output, size, start in zip(call.outputs, sizes, _starts(sizes), strict=True):
+        starts = _starts(sizes)
+        attempt.outputs_at = _places(lease, starts, sizes)
+        for output, size, start in zip(call.outputs, sizes, starts, strict=True):
             place = lease.view[start : start + size]
             place[-MARK_BYTES:] = self._mark
             attempt.shared[output.name] = place
@@ -132,9 +150,6 @@ class Packer:
             if isinstance(pool, CudaPool):
                 attempt.runs.append((offset + size - MARK_BYTES, MARK_BYTES))
                 _plan_back(attempt, output, offset, size, pool)
-            wire.add_output_shared(
-                attempt.request, output.name, region=pool.name, offset=offset, size=size
-            )
         return True
 
     def _lease(self, pool: Pool, sizes: list[int], *, least: int) -> Lease | None:
@@ -152,6 +167,31 @@ def _starts(sizes: list[int]) -> list[int]:
     for size in sizes[:-1]:
         starts.append(starts[-1] + aligned(size, ALIGN))
     return starts
+
+
+def _places(lease: Lease, starts: list[int], sizes: list[int]) -> Places:
+    base = lease.offset
+    return tuple([(base + start, size) for start, size in zip(starts, sizes, strict=True)])
+
+
+def _message(call: BatchCall, attempt: Attempt) -> bytes:
+    request = wire.new_request(call)
+    region = "" if attempt.pool is None else attempt.pool.name
+    if attempt.inputs_at:
+        for tensor, (offset, size) in zip(call.inputs, attempt.inputs_at, strict=True):
+            wire.add_input_shared(request, tensor, region=region, offset=offset, size=size)
+    else:
+        for tensor in call.inputs:
+            wire.add_input_inline(request, tensor)
+    if attempt.outputs_at:
+        for output, (offset, size) in zip(call.outputs, attempt.outputs_at, strict=True):
+            name = output.name
+            wire.add_output_shared(request, name, region=region, offset=offset, size=size)
+    else:
+        for output in call.outputs:
+            wire.add_output_inline(request, output.name)
+    message: bytes = request.SerializeToString()
+    return message
 
 
 def _copy(attempt: Attempt, tensor: BatchInput, target: memoryview, position: int) -> None:

@@ -290,7 +290,7 @@ class TritonBackend:
         self._resend(call, done)
 
     def _write(self, call: BatchCall, attempt: Attempt, done: BatchDone) -> None:
-        message = attempt.request.SerializeToString()
+        message = self._packer.message(call, attempt)
         self._grpc.send(_INFER, message, partial(self._answered, call, attempt, done))
 
     def _answered(

@@ -17,6 +17,7 @@ from tests.unit.backend.contract import (
     row,
 )
 from tests.unit.backend.fake_triton import Edit, offset_of
+from tritonsched.backend import packing
 from tritonsched.backend.base import Backend
 from tritonsched.backend.leases import ALIGN
 from tritonsched.errors import MalformedAnswer, TritonUnavailable
@@ -322,3 +323,30 @@ async def test_a_lone_call_is_sent_as_it_came(there: Setup) -> None:
     grpc = lone_call(Wire.GRPC)
     assert isinstance(await there.backend.forward(grpc), GrpcReply)
     assert there.grpc.requests[-1].SerializeToString() == bytes(grpc.raw)
+
+
+async def test_a_message_is_made_once_for_batches_of_one_form_in_the_same_places(
+    there: Setup,
+) -> None:
+    """What differs in form or in place has a message of its own."""
+    packer = there.backend._packer
+    for call in (batch(row(0)), batch(row(1)), batch(row(2), row(3))):
+        await outputs_of(there.backend, call)
+    first, second, third = there.grpc.requests
+    assert first == second
+    assert third.inputs[0].shape != first.inputs[0].shape
+    assert len(packer._messages) == 2
+    held = await executed(there.backend, batch(row(0)))  # its outputs' place is taken meanwhile
+    answer = await outputs_of(there.backend, batch(row(4)))
+    assert answer[0][2] == row(4)
+    assert len(packer._messages) == 3
+    held.release()
+
+
+async def test_the_messages_remembered_are_bounded(
+    there: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MESSAGES_MAX", 2)
+    for rows in range(1, 6):
+        await outputs_of(there.backend, batch(*[row(0)] * rows))
+        assert 1 <= len(there.backend._packer._messages) <= 2
