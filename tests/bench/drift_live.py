@@ -264,11 +264,11 @@ def line(watch: Watch, clients: Clients, *, learning: bool, drift: bool) -> str:
 def off(found: Sequence[Seen], at: int, changes: Sequence[int], host_ns: float) -> list[float]:
     """Expected over true mean time less one, from the change on until the next one."""
     until = min((change for change in changes if change > at), default=found[-1].now + 1)
-    values = []
-    for seen in found:
-        if at <= seen.now < until:
-            values.append((seen.batch.expected_ns - host_ns) / _true_ns(seen) - 1.0)
-    return values
+    return [
+        (seen.batch.expected_ns - host_ns) / _true_ns(seen) - 1.0
+        for seen in found
+        if at <= seen.now < until
+    ]
 
 
 def _true_ns(seen: Seen) -> float:

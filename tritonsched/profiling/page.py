@@ -7,7 +7,7 @@ from html import escape
 
 from tritonsched.config.profile_file import ModelTimes, Point, ProfileFile
 from tritonsched.sim import svg
-from tritonsched.sim.page import COLOURS, STYLE
+from tritonsched.sim.page import COLOURS, document
 
 TITLE = "tritonsched: execution times"
 HEADROOM = 1.05  # above the highest value of a chart
@@ -20,18 +20,10 @@ _TIMES: dict[str, Callable[[Point], float]] = {
 
 def page(profile: ProfileFile) -> str:
     """The whole file."""
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{TITLE}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{TITLE}</h1>",
-            _introduction(profile),
-            *(_model(name, model) for name, model in profile.models.items()),
-            "</body></html>",
-            "",
-        ]
+    return document(
+        TITLE,
+        _introduction(profile),
+        *(_model(name, model) for name, model in profile.models.items()),
     )
 
 

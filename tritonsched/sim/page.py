@@ -52,7 +52,17 @@ def page(plan: Plan, rows: Sequence[Row], command: str) -> str:
         _workload(name, list(group), colours)
         for name, group in groupby(rows, key=lambda row: row.workload)
     ]
-    title = "tritonsched: simulated workloads"
+    return document(
+        "tritonsched: simulated workloads",
+        _introduction(plan, command),
+        _key(colours),
+        _overview(plan, rows) if len(sections) > 1 else "",
+        *sections,
+    )
+
+
+def document(title: str, *parts: str) -> str:
+    """A file with a heading, and these parts of its body below."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -60,10 +70,7 @@ def page(plan: Plan, rows: Sequence[Row], command: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title><style>{STYLE}</style></head><body>",
             f"<h1>{title}</h1>",
-            _introduction(plan, command),
-            _key(colours),
-            _overview(plan, rows) if len(sections) > 1 else "",
-            *sections,
+            *parts,
             "</body></html>",
             "",
         ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tritonsched.sim import svg
-from tritonsched.sim.page import COLOURS, STYLE
+from tritonsched.sim.page import COLOURS, document
 from tritonsched.sim.replay import SLICES, Run, S
 
 TITLE = "tritonsched: recorded traffic under other policies"
@@ -17,27 +17,19 @@ def page(
     runs: Sequence[Run], head: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence[str]
 ) -> str:
     """The whole file. head, cells: the table as printed. notes: what is to be said of it."""
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{TITLE}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{TITLE}</h1>",
-            *(f"<p class=note>{escape(note)}</p>" for note in notes),
-            _key(runs),
-            "<div class=charts>",
-            _chart("answers in time, a second", runs, [run.account.in_time for run in runs]),
-            _chart(
-                "late, expired, refused, failed, a second",
-                runs,
-                [run.account.not_in_time for run in runs],
-            ),
-            "</div>",
-            _table(head, cells),
-            "</body></html>",
-            "",
-        ]
+    return document(
+        TITLE,
+        *(f"<p class=note>{escape(note)}</p>" for note in notes),
+        _key(runs),
+        "<div class=charts>",
+        _chart("answers in time, a second", runs, [run.account.in_time for run in runs]),
+        _chart(
+            "late, expired, refused, failed, a second",
+            runs,
+            [run.account.not_in_time for run in runs],
+        ),
+        "</div>",
+        _table(head, cells),
     )
 
 
