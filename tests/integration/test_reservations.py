@@ -8,9 +8,13 @@ import pytest
 import tritonclient.grpc as sync_grpc
 import tritonclient.http as sync_http
 
-from tests.integration.sidecars import grpc_url, http_url
+from tests.integration.sidecars import grpc_url, http_url, running_sidecar
+from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.client import NotReserved, ReservedStream, reserve, reserve_grpc
+from tritonsched.core.batch import Batch
 from tritonsched.core.latency import PROVEN_SAMPLES
+from tritonsched.core.ledger import Ledger
+from tritonsched.proxy.named import RESERVATION
 from tritonsched.sidecar import Sidecar
 
 MODEL = "echo"
@@ -24,11 +28,11 @@ def inputs(module: Any, value: int) -> list[Any]:
     return [made]
 
 
-def prove(url: str) -> None:
+def prove(url: str, model: str = MODEL) -> None:
     """Its time has to be known before anything can be promised."""
     with sync_http.InferenceServerClient(url) as client:
         for number in range(PROVEN_SAMPLES + 4):
-            client.infer(MODEL, inputs(sync_http, number))
+            client.infer(model, inputs(sync_http, number))
 
 
 def filmed(module: Any, url: str, stream: ReservedStream) -> list[int]:
@@ -83,3 +87,36 @@ async def test_what_is_no_stream_is_told(sidecar: Sidecar) -> None:
 
     with pytest.raises(NotReserved, match="'relative_deadline_ms' is missing"):
         await asyncio.to_thread(ask)
+
+
+class Seen(Ledger):
+    """Which model ran the frames of which stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: set[tuple[int, str]] = set()
+
+    def on_dispatch(self, batch: Batch, now: int) -> None:
+        self.ran |= {(request.reservation, batch.model) for request in batch.requests}
+
+
+async def test_a_stream_of_a_model_with_variants_is_kept_and_may_be_named_by_a_parameter(
+    triton: EmbeddedTriton,
+) -> None:
+    def film(stream: ReservedStream, url: str) -> None:
+        with sync_http.InferenceServerClient(url) as client:
+            for frame in stream:
+                named = {RESERVATION: stream.id}
+                client.infer("look", inputs(sync_http, frame), parameters=named)
+
+    policy = f"models:\n  look: {{variants: [{MODEL}]}}\n"
+    async with running_sidecar(triton, policy=policy) as sidecar:
+        url, seen = http_url(sidecar), Seen()
+        await asyncio.to_thread(prove, url, "look")
+        wanted = STREAM | {"frames": FRAMES}
+        stream = await asyncio.to_thread(reserve, url, "look", inputs(sync_http, 0), **wanted)
+        ((granted, _),) = sidecar.scheduler.reservations()
+        assert granted.model == "look"
+        sidecar.scheduler._observers += (seen,)
+        await asyncio.to_thread(film, stream, url)
+    assert seen.ran == {(int(stream.id), MODEL)}
