@@ -12,6 +12,7 @@ it is freed when Triton has closed it, not before (`cuda_memory`).
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Literal
 
 from tritonsched.backend.control import Control
@@ -19,6 +20,7 @@ from tritonsched.backend.cuda import Cuda, device_number
 from tritonsched.backend.cuda_clients import ClientMemories
 from tritonsched.backend.cuda_memory import CudaPool
 from tritonsched.backend.leases import LeasedMemory
+from tritonsched.backend.shared_memory import is_region_name
 from tritonsched.errors import BackendError, CudaFault, StartupError, TritonUnavailable
 
 Transport = Literal["auto", "cuda", "system", "inline"]
@@ -110,6 +112,7 @@ class CudaRegions:
             for device in set(self._pools) - set(devices):
                 self._retire(device)
             await self._forget_retired()
+            await self._forget_stale()
         if self._transport == "cuda" and (self._given_up or not self._pools):
             raise StartupError(f"transport cuda: {self.info or 'no model runs on a GPU'}")
 
@@ -191,6 +194,16 @@ class CudaRegions:
             if pool.name not in open_there:
                 self._free(pool)
 
+    async def _forget_stale(self) -> None:
+        """Have Triton close pools of sidecars that are gone: until then the GPU's memory is taken.
+
+        Only once it has opened ours: then it is in our pid namespace, and so were they.
+        """
+        for name in await self._open_there() if self._pools else ():
+            if is_region_name(name) and not _is_alive(name):
+                with contextlib.suppress(BackendError):
+                    await self._control.unregister_cuda(name)
+
     def _free(self, pool: CudaPool) -> None:
         """Triton has closed it. It is gone once its last answer was read, in a thread."""
         self._retired.remove(pool)
@@ -203,6 +216,11 @@ class CudaRegions:
             return set(await self._control.cuda_status())
         except BackendError:  # a Triton without CUDA has nothing open
             return set()
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the process that made a pool of this name still runs."""
+    return Path("/proc", name.split("-")[1]).exists()
 
 
 def _devices_of(labels: Iterable[str]) -> list[int]:

@@ -3,6 +3,7 @@ late, and nothing stays. The GPU is scripted.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -200,6 +201,20 @@ async def test_pools_that_triton_does_not_close_are_bounded(stage: CudaStage) ->
     assert len(stage.grpc.cuda_regions) == 2
     assert "still holds pools" in stage.backend.transport_info
     stage.grpc.in_use.clear()
+
+
+async def test_pools_of_sidecars_that_are_gone_are_closed(stage: CudaStage) -> None:
+    """The GPU's memory would stay taken; those of living ones, and clients' regions, stay."""
+    gone, alive = "tritonsched-4194305-0123abcd", f"tritonsched-{os.getpid()}-0123abcd"
+    for name in (gone, alive, "mine"):
+        address = stage.there.open_handle(0, stage.client.handle(0, stage.client.allocate(0, 8)))
+        stage.grpc.cuda_regions[name] = (address, 0, 8)
+    await stage.backend.connect()
+    assert gone not in stage.grpc.cuda_regions
+    assert {alive, "mine"} < set(stage.grpc.cuda_regions)
+    for name in (alive, "mine"):
+        address, device, _ = stage.grpc.cuda_regions.pop(name)
+        stage.there.close_handle(device, address)
 
 
 async def test_an_answer_that_is_out_is_valid_after_its_pool_was_given_up(
