@@ -220,7 +220,7 @@ def status(
     try:
         ready = _get(f"http://{admin}/healthz/ready", token).strip()
         policy = json.loads(_get(f"http://{admin}/admin/policy", token))
-        servers = json.loads(_get(f"http://{admin}/admin/servers", token))
+        servers = _get(f"http://{admin}/admin/servers", token)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"tritonsched: no sidecar's answer from {admin}: {error}\n")
         raise typer.Exit(1) from error
@@ -242,9 +242,12 @@ def status_lines(ready: str, policy: dict[str, Any]) -> Iterator[str]:
         yield f"error   {policy['last_error']}"
 
 
-def server_lines(servers: dict[str, Any]) -> Iterator[str]:
-    """What `status` prints of each Triton. servers: of /admin/servers."""
-    for server in servers.get("servers", ()):
+def server_lines(servers: str) -> Iterator[str]:
+    """What `status` prints of each Triton. servers: the text of /admin/servers; not JSON where the
+    sidecar is an older one.
+    """
+    told = json.loads(servers) if servers.startswith("{") else {}
+    for server in told.get("servers", ()):
         name = server["server"] or "Triton"
         version, how = server["version"] or "unknown", server["transport"]
         yield f"server  {name} {server['state']}, {server['grpc']}, version {version}, {how}"

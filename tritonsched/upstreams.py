@@ -93,11 +93,10 @@ class Upstreams:
             self.http, self.grpc = self._https[""], self._grpcs[""]
             self.backend = self.backends[""]
             return
-        http = FleetHttp(self._https, self.members)
-        grpc = FleetGrpc(self._grpcs, self.members)
         fleet = Fleet(self.backends, self.members, say=self._say)
-        fleet.replays += [http.replay, grpc.replay]
-        self.http, self.grpc, self.backend = http, grpc, fleet
+        self.http = FleetHttp(self._https, self.members, fleet.registrations)
+        self.grpc = FleetGrpc(self._grpcs, self.members, fleet.registrations)
+        self.backend = fleet
 
     async def connect(self, server: str) -> TritonBackend:
         """Prepare a Triton that has just come up. Raises as `TritonBackend.connect`."""

@@ -21,7 +21,15 @@ from tritonsched.backend.cuda import Cuda
 from tritonsched.backend.cuda_check import answer
 from tritonsched.backend.scripted_cuda import ScriptedCuda
 from tritonsched.cli import app
-from tritonsched.doctor import Finding, Health, batching, embedded_numpy, status_lines
+from tritonsched.doctor import (
+    Finding,
+    Health,
+    batching,
+    embedded_numpy,
+    forms,
+    server_lines,
+    status_lines,
+)
 from tritonsched.errors import CudaFault
 from tritonsched.frontend.admin_server import AdminServer
 
@@ -158,3 +166,41 @@ def test_status_without_the_right_to_see_the_policy_says_so() -> None:
         "ready",
         "policy  loopback only",
     ]
+
+
+def test_status_tells_each_triton() -> None:
+    told = [
+        {
+            "server": "left",
+            "state": "up",
+            "grpc": "l:1",
+            "version": "2.51.0",
+            "transport": "system",
+        },
+        {"server": "", "state": "away", "grpc": "r:1", "version": "", "transport": "inline"},
+    ]
+    assert list(server_lines(json.dumps({"servers": told}))) == [
+        "server  left up, l:1, version 2.51.0, system",
+        "server  Triton away, r:1, version unknown, inline",
+    ]
+    assert list(server_lines("404: Not Found")) == []
+
+
+def test_models_that_servers_have_in_other_forms_are_advice() -> None:
+    other = replace(ECHO, max_batch_size=2)
+    (finding,) = forms({"a": [ECHO], "b": [replace(ECHO, devices=("gpu:0",))], "c": [other]})
+    assert finding.health is Health.ADVICE
+    assert "echo: another form on server 'c' than on 'a'" in finding.text
+
+
+def test_each_server_of_a_policy_file_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f'servers:\n  one: {{http: "{NOBODY}", grpc: "{NOBODY}"}}\n')
+    arguments = ["doctor", "--policy", str(path), "--triton-env", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "broken  Triton 'one': " in result.stdout
+    path.write_text("servers: {one: {}}")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "servers.one.http" in result.stderr

@@ -21,11 +21,11 @@ from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import BatchCall, BatchDone, InferCall, RawReply
 
 SEPARATOR = "/"
+REGISTRATIONS_MAX = 1024  # regions that a server is told of when it comes up
 TOLD_MAX = 1024  # (model, server) pairs whose other form was said
 T = TypeVar("T")
-Replay = Callable[[str], Awaitable[None]]
-"""Does once more, on the server of that name, what clients asked of all servers while it was away.
-Raises TritonUnavailable."""
+Replay = Callable[[str], Awaitable[object]]
+"""Asks the server of that name what clients asked of all. Raises TritonUnavailable."""
 
 
 class Members:
@@ -59,6 +59,31 @@ class Members:
         return first
 
 
+class Registrations:
+    """Regions that clients have registered on all servers, over either protocol."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Replay] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def keep(self, kind: str, name: str, replay: Replay) -> None:
+        """kind: `system` or `cuda`. Beyond the bound a server that comes back is not told."""
+        if len(self._held) < REGISTRATIONS_MAX:
+            self._held[kind, name] = replay
+
+    def drop(self, kind: str, name: str) -> None:
+        """One of them, or without a name all of the kind."""
+        for key in [key for key in self._held if key[0] == kind and name in ("", key[1])]:
+            del self._held[key]
+
+    async def replay(self, server: str) -> None:
+        """Tell a server that has come up. Raises TritonUnavailable."""
+        for replay in tuple(self._held.values()):
+            await replay(server)
+
+
 def none_up() -> TritonUnavailable:
     """No server answers."""
     return TritonUnavailable("no Triton answers; try again later", retry_after_ns=1_000_000_000)
@@ -67,7 +92,7 @@ def none_up() -> TritonUnavailable:
 class Fleet:
     """A `Backend` of several. backends: by server. say: tells the person at the terminal one line.
 
-    replays: see `Replay`; they run when a server has come up, before it is given work.
+    registrations: told to a server that has come up, before it is given work.
     """
 
     cuda: CudaRegions | None = None  # a client's memory on a GPU is the servers' own affair
@@ -81,7 +106,7 @@ class Fleet:
     ) -> None:
         self.backends = backends
         self.members = members
-        self.replays: list[Replay] = []
+        self.registrations = Registrations()
         self._say = say
         self._told: set[tuple[str, str]] = set()
 
@@ -93,8 +118,7 @@ class Fleet:
         """
         for name in (server,) if server else tuple(self.members):
             await self.backends[name].connect()
-            for replay in self.replays:
-                await replay(name)
+            await self.registrations.replay(name)
             self.members.put(name, up=True)
 
     # -- Backend --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ one table; Triton's own answers are handed on, joined where all are asked.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,24 +22,24 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import sums
 from tritonsched.backend.base import GrpcCalls, Homed
-from tritonsched.backend.fleet import Members, none_up
+from tritonsched.backend.fleet import Members, Registrations, none_up
 from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-REGISTRATIONS_MAX = 1024  # regions that a server is told of again when it comes up
 _JOINED: Mapping[str, tuple[Any, Any]] = {
     f"{SERVICE}ModelStatistics": (pb.ModelStatisticsResponse, sums.add_statistics),
     f"{SERVICE}RepositoryIndex": (pb.RepositoryIndexResponse, sums.add_index),
 }
+_SYSTEM, _CUDA = f"{SERVICE}SystemSharedMemory", f"{SERVICE}CudaSharedMemory"
 _REGISTER = {
-    f"{SERVICE}SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterRequest,
-    f"{SERVICE}CudaSharedMemoryRegister": pb.CudaSharedMemoryRegisterRequest,
+    f"{_SYSTEM}Register": ("system", pb.SystemSharedMemoryRegisterRequest),
+    f"{_CUDA}Register": ("cuda", pb.CudaSharedMemoryRegisterRequest),
 }
 _UNREGISTER = {
-    f"{SERVICE}SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterRequest,
-    f"{SERVICE}CudaSharedMemoryUnregister": pb.CudaSharedMemoryUnregisterRequest,
+    f"{_SYSTEM}Unregister": ("system", pb.SystemSharedMemoryUnregisterRequest),
+    f"{_CUDA}Unregister": ("cuda", pb.CudaSharedMemoryUnregisterRequest),
 }
 _TO_ALL = frozenset(
     {*_UNREGISTER}
@@ -54,13 +54,18 @@ _OK = "OK"
 
 
 class FleetGrpc:
-    """upstreams: by server."""
+    """upstreams: by server. registrations: shared with the HTTP port."""
 
-    def __init__(self, upstreams: Mapping[str, GrpcCalls], members: Members) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, GrpcCalls],
+        members: Members,
+        registrations: Registrations,
+    ) -> None:
         self.address = ", ".join(upstream.address for upstream in upstreams.values())
         self._upstreams = upstreams
         self._members = members
-        self._registered: dict[str, tuple[str, Buffer]] = {}
+        self._registrations = registrations
 
     async def start(self) -> None:
         for upstream in self._upstreams.values():
@@ -84,14 +89,11 @@ class FleetGrpc:
         if method in _REGISTER:
             return await self._register(method, message, kept)
         if method in _TO_ALL:
-            self._forget(method, message)
+            if method in _UNREGISTER:
+                kind, request = _UNREGISTER[method]
+                self._registrations.drop(kind, _name(request, message))
             return _first_error(await self._all(method, message, kept))
         return await self._any(method, message, kept)
-
-    async def replay(self, server: str) -> None:
-        """Tell a server that has come up of the regions that clients have registered."""
-        for method, message in tuple(self._registered.values()):
-            await self._upstreams[server].unary(method, message)
 
     def stream(
         self,
@@ -168,27 +170,20 @@ class FleetGrpc:
         """On all or on none: a request that uses the region may go anywhere."""
         replies = await self._all(method, message, metadata)
         failed = [name for name, reply in replies.items() if reply.code != _OK]
-        region = _name(_REGISTER[method], message)
+        kind, request = _REGISTER[method]
+        region = _name(request, message)
         if failed and region:
             undo = method.replace("Register", "Unregister")
-            kind = _UNREGISTER[undo]
+            back = _UNREGISTER[undo][1](name=region).SerializeToString()
             for name in replies.keys() - failed:
-                back = kind(name=region).SerializeToString()
                 await self._upstreams[name].unary(undo, back, metadata)
-        elif region and len(self._registered) < REGISTRATIONS_MAX:
-            self._registered[region] = (method, message)
-        return _first_error(replies)
+        elif region:
 
-    def _forget(self, method: str, message: Buffer) -> None:
-        if method not in _UNREGISTER:
-            return
-        region = _name(_UNREGISTER[method], message)
-        if region:
-            self._registered.pop(region, None)
-        else:
-            kind = method.replace("Unregister", "Register")
-            kept = {k: held for k, held in self._registered.items() if held[0] != kind}
-            self._registered = kept
+            def replay(server: str) -> Awaitable[GrpcReply]:
+                return self._upstreams[server].unary(method, message)
+
+            self._registrations.keep(kind, region, replay)
+        return _first_error(replies)
 
 
 def _first_error(replies: Mapping[str, GrpcReply]) -> GrpcReply:

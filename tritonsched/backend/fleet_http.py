@@ -12,16 +12,15 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from tritonsched.backend import sums
-from tritonsched.backend.fleet import Members, none_up
-from tritonsched.backend.fleet_grpc import REGISTRATIONS_MAX
-from tritonsched.backend.upstream_http import Headers, HttpStream, HttpUpstream
+from tritonsched.backend.fleet import Members, Registrations, none_up
+from tritonsched.backend.upstream_http import HttpStream, HttpUpstream
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, HttpReply
 
@@ -39,13 +38,18 @@ Given = tuple[tuple[str, str | bytes], ...]
 
 
 class FleetHttp:
-    """upstreams: by server."""
+    """upstreams: by server. registrations: shared with the gRPC port."""
 
-    def __init__(self, upstreams: Mapping[str, HttpUpstream], members: Members) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, HttpUpstream],
+        members: Members,
+        registrations: Registrations,
+    ) -> None:
         self.address = ", ".join(upstream.address for upstream in upstreams.values())
         self._upstreams = upstreams
         self._members = members
-        self._registered: dict[tuple[str, str], tuple[str, Headers, bytes]] = {}
+        self._registrations = registrations
 
     async def start(self) -> None:
         for upstream in self._upstreams.values():
@@ -86,11 +90,6 @@ class FleetHttp:
         upstream = self._upstreams[self._members.chosen(server)]
         async with upstream.stream(method, raw_path, headers, body) as reply:
             yield reply
-
-    async def replay(self, server: str) -> None:
-        """Tell a server that has come up of the regions that clients have registered."""
-        for path, headers, body in tuple(self._registered.values()):
-            await self._upstreams[server].request("POST", path, headers, body)
 
     # -- who is asked ---------------------------------------------------------------------------
 
@@ -160,20 +159,19 @@ class FleetHttp:
         replies = await self._all("POST", path, headers, body)
         failed = [server for server, reply in replies.items() if reply.status != _OK]
         if verb == "unregister":
-            gone = [key for key in self._registered if key[0] == kind and name in (None, key[1])]
-            for key in gone:
-                del self._registered[key]
+            self._registrations.drop(kind, name or "")
         elif failed:  # on all or on none: a request that uses the region may go anywhere
             undo = f"/v2/{kind}sharedmemory/region/{name}/unregister"
             for server in replies.keys() - failed:
                 await self._upstreams[server].request("POST", undo, (), b"")
-        elif len(self._registered) < REGISTRATIONS_MAX:
-            self._registered[kind, name or ""] = (path, _texts(headers), bytes(body))
+        else:
+            kept = bytes(body)
+
+            def replay(server: str) -> Awaitable[HttpReply]:
+                return self._upstreams[server].request("POST", path, headers, kept)
+
+            self._registrations.keep(kind, name or "", replay)
         return _first_error(replies)
-
-
-def _texts(headers: Given) -> Headers:
-    return tuple((key, value) for key, value in headers if isinstance(value, str))
 
 
 def _first_error(replies: Mapping[str, HttpReply]) -> HttpReply:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from tritonsched.frontend.triton_metrics import triton_metrics
 
-_SAMPLE = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(.*)\})?(\s.*)$")
+_SAMPLE = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(.*)\})?(\s+\S+(?:\s+-?\d+)?)\s*$")
 
 
 async def fleet_metrics(addresses: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.backend.fake_triton import FakeGrpc, FakeHttp
+from tests.unit.backend.pair import Pair, paired
 from tritonsched.backend.triton import TritonBackend
 
 POOL_BYTES = 64 * 1024
@@ -49,3 +50,10 @@ async def inline(tmp_path: Path) -> AsyncIterator[Setup]:
     await setup.backend.connect()
     yield setup
     await setup.backend.close()
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """Two servers, both connected, with shared memory."""
+    async with paired(tmp_path) as made:
+        yield made

@@ -15,7 +15,7 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
-from tritonsched.core.variant import Variant
+from tritonsched.core.variant import ServerState, Variant
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.job import Job
@@ -70,6 +70,7 @@ class Scene:
         late_ns: int = 0,
         kind: type[ScriptedBackend] = ScriptedBackend,
         resend_failed: bool = True,
+        resend_lost: bool = True,
         **more: Any,
     ) -> None:
         self.loop = loop
@@ -97,6 +98,7 @@ class Scene:
             on_taken_apart=lambda batch, e: self.taken_apart.append((batch.model, str(e))),
             on_reserved=lambda said: self.reservations.decided(said),  # noqa: PLW0108  # made below
             resend_failed=resend_failed,
+            resend_lost=resend_lost,
         )
         self.reservations = Reservations(
             reserve=self.driver.reserve, release=self.driver.release, clock=loop.now_ns
@@ -114,6 +116,8 @@ class Scene:
 
     def _lost(self, server: str) -> None:
         self.lost.append(server)
+        if server:  # one of several; the only one is the tests' own to tell
+            self.driver.set_server(ServerState.AWAY, server)
 
     def job(
         self,
