@@ -29,6 +29,7 @@ from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
+from tritonsched.core.policies.kernels import obstacle
 from tritonsched.errors import ConfigError, CudaFault, TritonschedError
 
 SHM_FREE_MIN = 64 * 1024 * 1024
@@ -70,6 +71,7 @@ def doctor(
 ) -> None:
     """Look for what keeps a sidecar from working well on this machine."""
     findings = [shared_memory(SHM), open_files(), clock(), embedded_numpy(triton_env), gpu_memory()]
+    findings.append(look_ahead())
     servers = {} if triton_grpc is None else {"": triton_grpc}
     if policy is not None:
         servers |= {name: server.grpc for name, server in _policy(policy).servers.items()}
@@ -112,6 +114,15 @@ def clock() -> Finding:
     if step_ns > CLOCK_STEP_NS_MAX:
         return Finding("clock", Health.BROKEN, f"moves in steps of {step_ns} ns; too coarse")
     return Finding("clock", Health.GOOD, f"moves in steps of {step_ns} ns")
+
+
+def look_ahead() -> Finding:
+    """Whether the default rule can be compiled."""
+    why = obstacle()
+    if why:
+        text = f"rule 'lookahead' chooses as 'lite': {why}"
+        return Finding("look-ahead", Health.ADVICE, text)
+    return Finding("look-ahead", Health.GOOD, "compiled by numba")
 
 
 def embedded_numpy(environment: Path) -> Finding:

@@ -40,6 +40,7 @@ from tritonsched.proxy.recorder import recorders
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reload import LivePolicy, Reload, Reloader, in_words
 from tritonsched.proxy.reserving import Reservations
+from tritonsched.proxy.rules import prepare
 from tritonsched.proxy.seeding import Seeding
 from tritonsched.proxy.service import Proxy
 from tritonsched.proxy.shield import Shield
@@ -82,6 +83,7 @@ class Sidecar:
         once.
         """
         policy = self.options.policy
+        prepare(policy.scheduler.policy, self._say)
         self.health = self.upstreams = Upstreams(await self._tritons(), policy, self._say)
         await self.upstreams.start(self._stack)
         self.backend = self.upstreams.backend

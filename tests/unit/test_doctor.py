@@ -128,6 +128,13 @@ def test_a_triton_that_is_away_is_broken_and_ends_with_1(tmp_path: Path) -> None
     assert "broken  Triton: " in CliRunner().invoke(app, arguments).stdout
 
 
+def test_a_look_ahead_that_is_not_compiled_is_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.look_ahead().health is Health.GOOD
+    monkeypatch.setattr(doctor, "obstacle", lambda: "numba is missing (extra `fast`)")
+    found = doctor.look_ahead()
+    assert (found.health, found.text.count("numba is missing")) == (Health.ADVICE, 1)
+
+
 def test_nothing_broken_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "embedded_numpy", lambda _: Finding("x", Health.ADVICE, "y"))
     result = CliRunner().invoke(app, ["doctor"])
@@ -149,7 +156,7 @@ async def test_status_tells_readiness_rule_and_the_last_error() -> None:
         0,
         [
             "ready",
-            "policy  generation 1, rule lite",
+            "policy  generation 1, rule lookahead",
             "error   p.yaml:1:1: what: unknown key",
         ],
     )

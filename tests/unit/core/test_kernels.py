@@ -50,6 +50,7 @@ def random_scene(dice: random.Random) -> tuple[Scene, Terms]:
     made["shape_from"] = [0, 2, 3]
     made["point_share"], made["point_value"] = [0.5, 1.0, 0.7], [1.0, 0.1, 0.5]
     made["free_ns"] = [dice.randint(0, 20) * MS for _ in range(devices)]
+    made["spots"], made["clock"] = [0] * len(made["lane_low"]), [0] * devices
     price = dice.choice((0.0, 0.1 / MS, 1.0 / MS))
     terms = Terms(dice.randrange(devices), dice.randint(0, 2) * MS, 60 * MS, price, 12)
     return Scene(**made), terms
@@ -71,6 +72,7 @@ def test_the_compiled_roll_out_chooses_what_the_interpreted_one_does() -> None:
 
 def test_without_numba_there_is_no_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
+    assert "numba is missing" in kernels.obstacle()
     assert kernels.compiled.__wrapped__() is None
 
 
@@ -80,8 +82,9 @@ def test_a_process_that_must_not_make_code_has_no_compiled_form(
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError
 
-    assert kernels.may_make_code()
+    assert not kernels.obstacle()
     monkeypatch.setattr(mmap, "mmap", forbidden)
+    assert "must not make code" in kernels.obstacle()
     assert kernels.compiled.__wrapped__() is None
 
 

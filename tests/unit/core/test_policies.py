@@ -178,8 +178,8 @@ def test_a_device_too_slow_for_all_deadlines_stays_idle(policy: str) -> None:
 # -- lite -------------------------------------------------------------------------------------
 
 
-def test_lite_is_the_default() -> None:
-    assert DEFAULT_POLICY == "lite"
+def test_the_look_ahead_is_the_default() -> None:
+    assert DEFAULT_POLICY == "lookahead"
 
 
 def test_lite_sends_the_earliest_deadline_first_while_everything_fits() -> None:

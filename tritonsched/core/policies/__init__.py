@@ -35,4 +35,4 @@ POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
         "symphony": Symphony,
     }
 )
-DEFAULT_POLICY = "lite"
+DEFAULT_POLICY = "lookahead"

@@ -8,7 +8,7 @@ one of its variants.
 Source: scheduling study 5 ("UDR"), step B.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import NamedTuple
 
 NEVER_NS = 1 << 62  # as in core/request.py: numba wants a literal of this module
@@ -27,6 +27,7 @@ class Scene(NamedTuple):
     per device, when its next batch can start.
     Only if a line is shaped: born_ns and shape per member of `due` (-1: a step), and the points of
     shape k at shape_from[k]:shape_from[k + 1] of point_share and point_value.
+    spots, clock: room for where the lanes and devices stand in a roll-out.
     """
 
     due: Sequence[int]
@@ -48,6 +49,8 @@ class Scene(NamedTuple):
     shape_from: Sequence[int]
     point_share: Sequence[float]
     point_value: Sequence[float]
+    spots: MutableSequence[int]
+    clock: MutableSequence[int]
 
 
 FLOATS = ("lane_weight", "way_worth", "point_share", "point_value")
@@ -59,6 +62,14 @@ class Fill(NamedTuple):
     filled_ns: int
     members: int
     end_ns: int
+
+
+def rewind(scene: Scene) -> None:
+    """Back to the present."""
+    for lane in range(len(scene.spots)):
+        scene.spots[lane] = scene.lane_low[lane]
+    for device in range(len(scene.clock)):
+        scene.clock[device] = scene.free_ns[device]
 
 
 def in_time(due: Sequence[int], end_ns: int, low: int, high: int) -> int:
@@ -99,12 +110,12 @@ def worth_of(scene: Scene, lane: int, index: int, count: int, end_ns: int) -> fl
     return total * scene.lane_weight[lane]
 
 
-def shaped_worth(scene: Scene, spots: list[int], line: int, fill: Fill) -> float:
+def shaped_worth(scene: Scene, line: int, fill: Fill) -> float:
     """What the batch that `take_dense` would take is worth."""
     total, room = 0.0, fill.members
     for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
         high = scene.lane_high[lane]
-        index = in_time(scene.due, fill.filled_ns, spots[lane], high)
+        index = in_time(scene.due, fill.filled_ns, scene.spots[lane], high)
         taken = min(room, high - index)
         if taken > 0:
             room -= taken
@@ -112,26 +123,24 @@ def shaped_worth(scene: Scene, spots: list[int], line: int, fill: Fill) -> float
     return total
 
 
-def left_of(scene: Scene, spots: list[int], line: int) -> tuple[int, float]:
+def left_of(scene: Scene, line: int) -> tuple[int, float]:
     """How many wait, and the weight of the most valuable."""
     left, weight_max = 0, 0.0
     for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
-        more = scene.lane_high[lane] - spots[lane]
+        more = scene.lane_high[lane] - scene.spots[lane]
         left += more
         if more > 0:
             weight_max = max(weight_max, scene.lane_weight[lane])
     return left, weight_max
 
 
-def fill_up(
-    scene: Scene, spots: list[int], line: int, filled_ns: int, size: int
-) -> tuple[int, float, int, int]:
+def fill_up(scene: Scene, line: int, filled_ns: int, size: int) -> tuple[int, float, int, int]:
     """The most valuable who may finish then: (count, weight, first deadline, last deadline missed);
     -1 if nobody misses it.
     """
     room, weight, first_ns, missed_ns = size, 0.0, NEVER_NS, -1
     for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
-        spot, high = spots[lane], scene.lane_high[lane]
+        spot, high = scene.spots[lane], scene.lane_high[lane]
         index = in_time(scene.due, filled_ns, spot, high)
         if index > spot:
             missed_ns = max(missed_ns, scene.due[index - 1])
@@ -143,9 +152,7 @@ def fill_up(
     return size - room, weight, first_ns, missed_ns
 
 
-def densest(
-    scene: Scene, spots: list[int], way: int, device: int, ready_ns: int
-) -> tuple[float, int, int, int, int]:
+def densest(scene: Scene, way: int, device: int, ready_ns: int) -> tuple[float, int, int, int, int]:
     """The batch with the most utility per time: (utility, count, safe_ns, latest_ns, filled_ns).
 
     ready_ns: when it can start, plus the time of the reply. count is 0 if nobody can be in time.
@@ -154,16 +161,16 @@ def densest(
     line = scene.way_line[way]
     cell = way * len(scene.free_ns) + device
     offset = scene.table[cell]
-    left, weight_max = left_of(scene, spots, line)
+    left, weight_max = left_of(scene, line)
     size = min(left, scene.cap[cell])
     best, density = (0.0, 0, 0, 0, 0), 0.0
     while size > 0:
         filled_ns = ready_ns + scene.times[offset + size]
-        count, worth, first_ns, missed_ns = fill_up(scene, spots, line, filled_ns, size)
+        count, worth, first_ns, missed_ns = fill_up(scene, line, filled_ns, size)
         if count > 0:
             safe_ns = scene.times[offset + count]
             if scene.line_shaped[line]:
-                worth = shaped_worth(scene, spots, line, Fill(filled_ns, count, ready_ns + safe_ns))
+                worth = shaped_worth(scene, line, Fill(filled_ns, count, ready_ns + safe_ns))
             if worth / safe_ns > density:
                 density = worth / safe_ns
                 best = worth * scene.way_worth[way], count, safe_ns, first_ns - safe_ns, filled_ns
@@ -187,35 +194,37 @@ def smaller(times: Sequence[int], offset: int, size: int, limit_ns: int, count_n
     return size
 
 
-def take_dense(scene: Scene, spots: list[int], line: int, fill: Fill) -> None:
+def take_dense(scene: Scene, line: int, fill: Fill) -> None:
     """Move the spots past the most valuable, and past those before them: they are lost."""
     room = fill.members
     for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
         high = scene.lane_high[lane]
-        index = in_time(scene.due, fill.filled_ns, spots[lane], high)
+        index = in_time(scene.due, fill.filled_ns, scene.spots[lane], high)
         taken = min(room, high - index)
         if taken > 0:
             room -= taken
-            spots[lane] = index + taken
+            scene.spots[lane] = index + taken
 
 
-def take_heads(scene: Scene, spots: list[int], line: int, fill: Fill) -> float:
+def take_heads(scene: Scene, line: int, fill: Fill) -> float:
     """Move the spots past the earliest due; what these are worth."""
     first, last = scene.line_lane[line], scene.line_lane[line + 1]
     for lane in range(first, last):
-        spots[lane] = in_time(scene.due, fill.filled_ns, spots[lane], scene.lane_high[lane])
+        scene.spots[lane] = in_time(
+            scene.due, fill.filled_ns, scene.spots[lane], scene.lane_high[lane]
+        )
     utility = 0.0
     for _ in range(fill.members):
         best, best_ns = -1, NEVER_NS + 1
         for lane in range(first, last):
-            spot = spots[lane]
+            spot = scene.spots[lane]
             if spot < scene.lane_high[lane] and scene.due[spot] < best_ns:
                 best, best_ns = lane, scene.due[spot]
         if scene.line_shaped[line]:
-            utility += worth_of(scene, best, spots[best], 1, fill.end_ns)
+            utility += worth_of(scene, best, scene.spots[best], 1, fill.end_ns)
         else:
             utility += scene.lane_weight[best]
-        spots[best] += 1
+        scene.spots[best] += 1
     return utility
 
 

@@ -14,6 +14,7 @@ import mmap
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
+from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
@@ -24,19 +25,21 @@ from tritonsched.core.policies.rollout import Chosen, Terms
 Choose = Callable[[Scene, Terms], Chosen]
 # Those that are called come first.
 FORMING = (
-    "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up", "smaller", "densest",
-    "take_dense", "take_heads", "head",
+    "rewind", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up", "smaller",
+    "densest", "take_dense", "take_heads", "head",
 )  # fmt: skip
 ROLLOUT = (
-    "offer_head", "candidates", "worth", "soonest", "best_pick", "drain", "score", "shortlist",
+    "worth", "soonest", "best_pick", "drain", "score", "offer_head", "candidates", "shortlist",
     "choose",
 )  # fmt: skip
+LISTS = ROLLOUT[5:]  # the others allocate nothing, so that references need not be counted
 # "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(
     due=[1], lane_low=[0], lane_high=[1], lane_weight=[1.0], line_lane=[0, 1], line_shaped=[0],
     line_head=[0], way_line=[0], way_worth=[1.0], times=[1, 1], table=[0], cap=[1], top=[0],
-    free_ns=[0], born_ns=[], shape=[], shape_from=[0], point_share=[], point_value=[],
+    free_ns=[0], born_ns=[], shape=[], shape_from=[0], point_share=[], point_value=[], spots=[0],
+    clock=[0],
 )  # fmt: skip
 """Something to compile for."""
 
@@ -46,12 +49,10 @@ def compiled() -> Choose | None:
     """The compiled roll-out, ready to be called; None without numba, or where a process must not
     make code. The first call takes seconds, or half a second if it was compiled before.
     """
-    if not may_make_code():
+    if obstacle():
         return None
-    try:
-        import numba  # noqa: PLC0415  # optional, and slow to import
-    except ImportError:
-        return None
+    import numba  # noqa: PLC0415  # optional, and slow to import
+
     try:
         choose = _compiled(numba.njit, keep=True)
     except RuntimeError:  # nowhere to keep it
@@ -60,15 +61,17 @@ def compiled() -> Choose | None:
     return choose
 
 
-def may_make_code() -> bool:
-    """Whether memory may be written to and run; a hardened service may not (MemoryDenyWriteExecute
-    of systemd), and the compiler would end the process.
+def obstacle() -> str:
+    """Why there is no compiled form; empty if there is. Where memory that is written to must not be
+    run (MemoryDenyWriteExecute of systemd) the compiler would end the process.
     """
+    if find_spec("numba") is None:
+        return "numba is missing (extra `fast`)"
     try:
         mmap.mmap(-1, 1, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     except OSError:
-        return False
-    return True
+        return "this process must not make code (MemoryDenyWriteExecute)"
+    return ""
 
 
 def _compiled(njit: Callable[..., Any], *, keep: bool) -> Choose:
@@ -81,7 +84,9 @@ def _compiled(njit: Callable[..., Any], *, keep: bool) -> Choose:
         plain = FunctionType(names[name].__code__, names, name)
         plain.__qualname__ = f"{name}_{digest}"
         inner = name != "choose"
-        names[name] = njit(cache=keep, no_cpython_wrapper=inner, **OPTIONS)(plain)
+        names[name] = njit(cache=keep, no_cpython_wrapper=inner, _nrt=name in LISTS, **OPTIONS)(
+            plain
+        )
     kinds = [np.float64 if field in FLOATS else np.int64 for field in Scene._fields]
 
     def choose(scene: Scene, terms: Terms) -> Chosen:

@@ -21,7 +21,9 @@ STARVED_EVERY = 8  # an eighth of the choices at most goes to the overdue: it bo
 
 
 class Lite:
-    """The default rule. State: choices since the overdue had their turn, by device."""
+    """Pure Python; the look-ahead falls back on it. State: choices since the overdue had their
+    turn, by device.
+    """
 
     name = "lite"
     keeps_deadlines = True

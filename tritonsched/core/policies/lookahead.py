@@ -8,8 +8,8 @@ C. Each is followed through the queues as they are (no arrivals are guessed): wh
    with the best variant. Score: what the better of both collects up to the horizon, less a price
    for the time used.
 D. The best one is formed exactly and sent.
-B and C are `rollout.py`, compiled. Without numba, or with more queues or devices than the bounds
-below, the one step of `lite` chooses.
+B and C are `rollout.py`, compiled. Where there is one batch to choose from, without numba, and with
+more queues than LINES_MAX the one step of `lite` chooses.
 Source: scheduling study 5 ("UDR"), steps A to D.
 """
 
@@ -34,7 +34,7 @@ PRICE_GAIN = 0.05  # of the newest batch in the usual density
 
 
 class Lookahead(Lite):
-    """The roll-out. State: that of `lite`, and the usual density of what was sent, by device."""
+    """The default rule. State: that of `lite`, and the usual density of batches, by device."""
 
     name = "lookahead"
 
@@ -47,7 +47,8 @@ class Lookahead(Lite):
         self, queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
     ) -> Choice | None:
         """Steps B to D."""
-        if self._choose is None or len(queues) > LINES_MAX:
+        several = len(queues) > 1 or len(view.variants(queues[0].model, device)) > 1
+        if self._choose is None or not several or len(queues) > LINES_MAX:
             return super()._weigh(queues, view, device, start_ns)
         devices = [device, *(name for name in view.devices() if name != device)][:DEVICES_MAX]
         lines = [Line(queue, view, devices) for queue in queues]

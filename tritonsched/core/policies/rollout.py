@@ -5,6 +5,7 @@ and the sizes that `densest` walks.
 Source: scheduling study 5 ("UDR"), steps B to D.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tritonsched.core.policies.forming import (
@@ -13,6 +14,7 @@ from tritonsched.core.policies.forming import (
     Scene,
     densest,
     head,
+    rewind,
     take_dense,
     take_heads,
 )
@@ -38,7 +40,7 @@ class Terms(NamedTuple):
     steps: int
 
 
-def offer_head(scene: Scene, terms: Terms, way: int, spots: list[int], found: list[Found]) -> None:
+def offer_head(scene: Scene, terms: Terms, way: int, found: list[Found]) -> None:
     """Add the way's batch for its head, if it is not the densest one, which was added last."""
     ready_ns = scene.free_ns[terms.device] + terms.reply_ns
     size, safe_ns, latest_ns = head(scene, way, terms.device, ready_ns)
@@ -48,8 +50,9 @@ def offer_head(scene: Scene, terms: Terms, way: int, spots: list[int], found: li
     cell = way * len(scene.free_ns) + terms.device
     filled_ns = ready_ns + scene.times[scene.table[cell] + 1]
     line = scene.way_line[way]
-    utility = take_heads(scene, spots.copy(), line, Fill(filled_ns, size, ready_ns + safe_ns))
+    utility = take_heads(scene, line, Fill(filled_ns, size, ready_ns + safe_ns))
     utility *= scene.way_worth[way]
+    rewind(scene)
     found.append((way, True, size, safe_ns, latest_ns, filled_ns, utility))
 
 
@@ -59,15 +62,15 @@ def candidates(scene: Scene, terms: Terms) -> list[Found]:
     found.pop()  # numba knows the type of what it holds by now
     device = terms.device
     ready_ns = scene.free_ns[device] + terms.reply_ns
-    spots = list(scene.lane_low)
+    rewind(scene)
     for way in range(len(scene.way_line)):
         if scene.table[way * len(scene.free_ns) + device] < 0:
             continue
-        utility, count, safe_ns, latest_ns, filled_ns = densest(scene, spots, way, device, ready_ns)
+        utility, count, safe_ns, latest_ns, filled_ns = densest(scene, way, device, ready_ns)
         if count > 0:
             found.append((way, False, count, safe_ns, latest_ns, filled_ns, utility))
             if scene.line_head[scene.way_line[way]]:
-                offer_head(scene, terms, way, spots, found)
+                offer_head(scene, terms, way, found)
     return found
 
 
@@ -77,7 +80,7 @@ def worth(terms: Terms, utility: float, safe_ns: int, start_ns: int) -> float:
     return share * (utility - terms.price * safe_ns)
 
 
-def soonest(free_ns: list[int]) -> int:
+def soonest(free_ns: Sequence[int]) -> int:
     """The device that is free first."""
     first = 0
     for device in range(1, len(free_ns)):
@@ -87,7 +90,7 @@ def soonest(free_ns: list[int]) -> int:
 
 
 def best_pick(
-    scene: Scene, spots: list[int], device: int, ready_ns: int, by_density: bool
+    scene: Scene, device: int, ready_ns: int, by_density: bool
 ) -> tuple[int, float, int, int, int]:
     """The base rule's batch: (way, utility, count, safe_ns, filled_ns); way is -1 without one."""
     best, best_rank = (-1, 0.0, 0, 0, 0), 0.0
@@ -95,7 +98,7 @@ def best_pick(
         way = scene.top[line * len(scene.free_ns) + device]
         if way < 0:
             continue
-        utility, count, safe_ns, latest_ns, filled_ns = densest(scene, spots, way, device, ready_ns)
+        utility, count, safe_ns, latest_ns, filled_ns = densest(scene, way, device, ready_ns)
         if count > 0:
             rank = utility / safe_ns if by_density else -float(latest_ns)
             if best[0] < 0 or rank > best_rank:
@@ -103,27 +106,25 @@ def best_pick(
     return best
 
 
-def drain(
-    scene: Scene, terms: Terms, spots: list[int], free_ns: list[int], by_density: bool
-) -> float:
+def drain(scene: Scene, terms: Terms, by_density: bool) -> float:
     """Step C: what is collected when each device takes, as soon as it is free, the densest batch or
     the one that must start first.
     """
     total = 0.0
     for _ in range(terms.steps):
-        device = soonest(free_ns)
-        start_ns = free_ns[device]
+        device = soonest(scene.clock)
+        start_ns = scene.clock[device]
         if start_ns >= terms.horizon_ns:
             break
         way, utility, count, safe_ns, filled_ns = best_pick(
-            scene, spots, device, start_ns + terms.reply_ns, by_density
+            scene, device, start_ns + terms.reply_ns, by_density
         )
         if way < 0:
-            free_ns[device] = NEVER_NS  # no later time is better without arrivals
+            scene.clock[device] = NEVER_NS  # no later time is better without arrivals
             continue
         total += worth(terms, utility, safe_ns, start_ns)
-        take_dense(scene, spots, scene.way_line[way], Fill(filled_ns, count, 0))
-        free_ns[device] = start_ns + safe_ns
+        take_dense(scene, scene.way_line[way], Fill(filled_ns, count, 0))
+        scene.clock[device] = start_ns + safe_ns
     return total
 
 
@@ -135,14 +136,13 @@ def score(scene: Scene, terms: Terms, candidate: Found) -> float:
     start_ns = scene.free_ns[terms.device]
     best = 0.0
     for base in range(2):
-        spots = list(scene.lane_low)
-        free_ns = list(scene.free_ns)
+        rewind(scene)
         if is_head:
-            take_heads(scene, spots, line, fill)
+            take_heads(scene, line, fill)
         else:
-            take_dense(scene, spots, line, fill)
-        free_ns[terms.device] = start_ns + safe_ns
-        best = max(best, drain(scene, terms, spots, free_ns, base == 1))
+            take_dense(scene, line, fill)
+        scene.clock[terms.device] = start_ns + safe_ns
+        best = max(best, drain(scene, terms, base == 1))
     return worth(terms, utility, safe_ns, start_ns) + best
 
 

@@ -75,7 +75,7 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
         due, low, high, weights, line_lane,
         [int(line.queue.shaped > 0) for line in lines], [int(len(lines) > 1)] * len(lines),
         way_line, [way.worth for line in lines for way in line.ways],
-        times, table, cap, top, free_ns, *_shapes(lines),
+        times, table, cap, top, free_ns, *_shapes(lines), low.copy(), list(free_ns),
     )  # fmt: skip
 
 
