@@ -284,6 +284,13 @@ def test_figures_of_another_transport_are_a_fault() -> None:
         live.require_used(server, "cuda", 4)
 
 
+def test_the_ways_that_were_taken_are_told_by_the_counts() -> None:
+    """A figure of a transport that had no room would be another's."""
+    before = {"cuda": 2, "system": 0, "inline": 5}
+    assert live.taken(before, before | {"cuda": 9}) == "cuda"
+    assert live.taken(before, before | {"cuda": 9, "inline": 6}) == "cuda, inline"
+
+
 def test_a_load_is_summed_over_its_classes() -> None:
     row = {"sent": 10, "served": 8, "late": 1, "refused": {"queue-full": 1}}
     made = live.summed({"goodput_per_s": 8.04, "classes": {"a": row, "b": row}})
