@@ -47,7 +47,7 @@ GLITCHES_BURST, GLITCHES_PER_S = 10_000, 330  # libnghttp2's: frames that no san
 # second, beyond those that a call and the bytes of its answer give reason for. 1.5 µs each.
 FRAMES_BURST, FRAMES_PER_S = 4_000, 1_000
 FRAMES_PER_CALL = 16
-ANSWER_BYTES_PER_FRAME = 1024
+ANSWER_BITS_PER_FRAME = 10  # one for each KiB
 SETTINGS_FRAMES = 100  # what SETTINGS count: each may change the windows of all streams
 UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
 READ_BYTES_MAX = 256 * 1024  # at once
@@ -173,10 +173,10 @@ class Http2Protocol(asyncio.BufferedProtocol):
     def _hear(self, happened: event.Event) -> None:
         match happened:
             case event.DataReceived():
-                data, end = happened.data, happened.end_stream
-                if not data and not end:
+                data = happened.data
+                if not data:
                     self._empty_frames += 1
-                self.on_data(happened.stream_id, data, end=end)
+                self.on_data(happened.stream_id, data, end=happened.end_stream)
             case event.RequestReceived() | event.ResponseReceived():
                 self._empty_frames -= FRAMES_PER_CALL
                 self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
@@ -204,6 +204,10 @@ class Http2Protocol(asyncio.BufferedProtocol):
                 self.abort(ConnectionError("HTTP/2 ended the connection"))
             case _:
                 pass
+
+    def bound_credit(self) -> None:
+        """Frames may be given reason for in advance, but not any number; called now and then."""
+        self._empty_frames = max(-FRAMES_BURST, self._empty_frames)
 
     def _judge_frames(self) -> None:
         """So many that carry nothing: has their time earned them?"""
@@ -384,8 +388,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
             return
         if data:
             self._transport.write(data)
-            left = self._empty_frames - len(data) // ANSWER_BYTES_PER_FRAME
-            self._empty_frames = max(-FRAMES_BURST, left)
+            self._empty_frames -= len(data) >> ANSWER_BITS_PER_FRAME
 
 
 class NoStream(Exception):

@@ -68,12 +68,12 @@ class Connection(Http2Protocol):
         self._shared = shared
         self._calls: dict[int, Call] = {}
         self._unheard_bytes = 0
-        self._made_ns = 0
+        self._answered_bytes = 0  # since it was seen how many of them wait
+        self._made_ns = time.monotonic_ns()
         self._reading = Reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._made_ns = time.monotonic_ns()
         if not self._shared.gate.admit(self):
             self.abort()
 
@@ -290,6 +290,7 @@ class Connection(Http2Protocol):
     def fault(self, now_ns: int) -> str:
         if not self.is_greeted:
             return SLOW_HEAD if now_ns - self._made_ns > HEAD_NS else ""
+        self.bound_credit()
         unread, waits = self.unsent_bytes
         if self._reading.is_stuck(unread + max(0, waits - UNREAD_BYTES_FREE), now_ns):
             return SLOW_READER
@@ -328,13 +329,14 @@ class Connection(Http2Protocol):
 
     def _answer(self, stream_id: int, outcome: Answer | TritonschedError, made: InferCall) -> None:
         """The end of an inference; a plain answer has no more to it than its bytes."""
-        if self.waiting_bytes > UNREAD_BYTES_MAX:
-            outcome = MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
         try:
             if isinstance(outcome, MergedReply) and not (outcome.explain or outcome.variant):
                 body = grpc_answers.encode_framed(outcome, made)
+                self._weigh(len(body))
             else:
-                self._end(stream_id, reply_of(outcome, made))
+                reply = reply_of(outcome, made)
+                self._weigh(len(reply.message))
+                self._end(stream_id, reply)
                 return
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
@@ -342,6 +344,14 @@ class Connection(Http2Protocol):
         if self._forget(stream_id) is not None:
             self.answer(stream_id, OK_HEAD, body, OK_END)
             self._flush_later()
+
+    def _weigh(self, size_bytes: int) -> None:
+        """One more answer of that size. Raises MemoryFull if too many are not read."""
+        self._answered_bytes += size_bytes
+        if self._answered_bytes > UNREAD_BYTES_MAX:  # worth a look
+            self._answered_bytes = self.waiting_bytes + size_bytes
+            if self._answered_bytes > UNREAD_BYTES_MAX:
+                raise MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
 
     def _end(self, stream_id: int, reply: GrpcReply) -> None:
         """The end of any call: an OK with its message, or a status."""
