@@ -203,6 +203,18 @@ async def test_pools_that_triton_does_not_close_are_bounded(stage: CudaStage) ->
     stage.grpc.in_use.clear()
 
 
+async def test_a_triton_that_has_died_keeps_nothing_from_being_freed(tmp_path: Path) -> None:
+    """Its handles were closed with it; nobody can be asked."""
+    stage = CudaStage(tmp_path, faults=set())
+    await stage.backend.connect()
+    await broken_with_a_batch_out(stage)
+    for address, device, _ in stage.grpc.cuda_regions.values():
+        stage.there.close_handle(device, address)
+    stage.grpc.is_up = False
+    await stage.backend.close()
+    assert stage.held() == []
+
+
 async def test_pools_of_sidecars_that_are_gone_are_closed(stage: CudaStage) -> None:
     """The GPU's memory would stay taken; those of living ones, and clients' regions, stay."""
     gone, alive = "tritonsched-4194305-0123abcd", f"tritonsched-{os.getpid()}-0123abcd"

@@ -13,7 +13,7 @@ from tests.unit.proxy.calls import call
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Request
-from tritonsched.errors import RegionFault
+from tritonsched.errors import CudaFault, RegionFault
 from tritonsched.proxy import client_regions
 from tritonsched.proxy.assembly import join, placed, split
 from tritonsched.proxy.client_regions import ClientRegions
@@ -150,6 +150,17 @@ async def test_a_client_that_says_too_much_is_not_believed(desk: Desk, said: int
 async def test_what_cannot_be_opened_or_measured_is_left_to_triton(desk: Desk) -> None:
     await desk.regions.registered_cuda("r", b"x" * 64, 0, ROW)
     await desk.regions.registered_cuda("r", b"short", 0, ROW)
+    assert len(desk.regions) == 0
+
+
+async def test_memory_whose_size_cuda_does_not_tell_is_closed_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold(device: int, address: int) -> int:
+        raise CudaFault("cuMemGetAddressRange: CUDA_ERROR_NOT_SUPPORTED")
+
+    monkeypatch.setattr(desk.stage.cuda, "extent", untold)
+    await desk.register("r", bytes(ROW))
     assert len(desk.regions) == 0
 
 
