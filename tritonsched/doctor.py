@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tritonsched.admin_request import DEFAULT_ADMIN, admin_request
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Control
 from tritonsched.backend.cuda import Cuda, load
@@ -222,16 +223,16 @@ def status(
     *,
     admin: Annotated[
         str, typer.Option(help="HOST:PORT of the sidecar's metrics and admin.")
-    ] = "127.0.0.1:8002",
+    ] = DEFAULT_ADMIN,
     token: Annotated[
         str | None, typer.Option(envvar="TRITONSCHED_ADMIN_TOKEN", help="As --admin-token.")
     ] = None,
 ) -> None:
     """Say whether a running sidecar can serve, and with which policy."""
     try:
-        ready = _get(f"http://{admin}/healthz/ready", token).strip()
-        policy = json.loads(_get(f"http://{admin}/admin/policy", token))
-        servers = _get(f"http://{admin}/admin/servers", token)
+        ready = _get(admin, "/healthz/ready", token).strip()
+        policy = json.loads(_get(admin, "/admin/policy", token))
+        servers = _get(admin, "/admin/servers", token)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"tritonsched: no sidecar's answer from {admin}: {error}\n")
         raise typer.Exit(1) from error
@@ -264,10 +265,9 @@ def server_lines(servers: str) -> Iterator[str]:
         yield f"server  {name} {server['state']}, {server['grpc']}, version {version}, {how}"
 
 
-def _get(url: str, token: str | None) -> str:
+def _get(admin: str, path: str, token: str | None) -> str:
     """The body, of an error status as well. Raises OSError if nobody answers."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  # http by construction
+    request = admin_request(admin, path, token)
     try:
         with urllib.request.urlopen(request, timeout=STATUS_WAIT_S) as reply:  # noqa: S310
             return str(reply.read().decode())

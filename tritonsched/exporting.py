@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from ruamel.yaml import YAML
 
+from tritonsched.admin_request import DEFAULT_ADMIN, admin_request
 from tritonsched.config.load import parse_policy
 from tritonsched.config.reader import read_text
 from tritonsched.errors import ConfigError
@@ -52,7 +53,7 @@ def export(
     *,
     admin: Annotated[
         str, typer.Option(help="HOST:PORT of the sidecar's metrics and admin.")
-    ] = "127.0.0.1:8002",
+    ] = DEFAULT_ADMIN,
     admin_token: Annotated[
         str | None, typer.Option(envvar="TRITONSCHED_ADMIN_TOKEN", help="As of `serve`.")
     ] = None,
@@ -143,16 +144,17 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _asked(admin: str, token: str | None) -> dict[str, Any]:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    url = f"http://{admin}/admin/tuning"
-    request = urllib.request.Request(url, headers=headers)
+    try:
+        request = admin_request(admin, "/admin/tuning", token)
+    except ValueError as error:
+        _refuse(f"--admin: {error}", 2)
     try:
         with urllib.request.urlopen(request, timeout=WAIT_S) as reply:  # noqa: S310  # http by construction
             state: dict[str, Any] = json.load(reply)
     except urllib.error.HTTPError as error:
         with error:
             said = error.read(500).decode(errors="replace")
-        _refuse(f"{url}: {error.code} {said}", 1)
+        _refuse(f"{request.full_url}: {error.code} {said}", 1)
     except (OSError, ValueError) as error:
         _refuse(f"no sidecar's answer from {admin}: {error}", 1)
     return state

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from tritonsched.admin_request import DEFAULT_ADMIN, admin_request
 from tritonsched.top_screen import screen
 
 WAIT_S = 10.0  # for the next frame; they come once a second
@@ -26,7 +27,7 @@ def top(
     *,
     admin: Annotated[
         str, typer.Option(help="HOST:PORT or URL of the sidecar's metrics and admin.")
-    ] = "127.0.0.1:8002",
+    ] = DEFAULT_ADMIN,
     token: Annotated[
         str | None, typer.Option(envvar="TRITONSCHED_ADMIN_TOKEN", help="As --admin-token.")
     ] = None,
@@ -63,11 +64,7 @@ def frames(admin: str, token: str | None) -> Generator[dict[str, Any]]:
     """Frame after frame until the sidecar ends. Raises OSError without a sidecar, ValueError for an
     answer that is none of its.
     """
-    url = f"{admin if '://' in admin else f'http://{admin}'}".rstrip("/") + "/admin/events"
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("not an address; use HOST:PORT or http://HOST:PORT")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  # http, as just checked
+    request = admin_request(admin, "/admin/events", token)
     try:
         reply = urllib.request.urlopen(request, timeout=WAIT_S)  # noqa: S310
     except urllib.error.HTTPError as error:
