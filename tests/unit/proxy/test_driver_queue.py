@@ -315,3 +315,18 @@ async def test_listeners_are_optional(loop: VirtualLoop) -> None:
     with pytest.raises(errors.TritonUnavailable):
         await driver.infer(Job(call(), ECHO, request(2, model="echo")))
     await driver.drained()
+
+
+@virtual
+async def test_a_clock_that_moves_while_decisions_are_carried_out_is_no_fault(
+    loop: VirtualLoop,
+) -> None:
+    """A batch of a model that was loaded anew goes back to the queue while the pump still runs."""
+    ticks, standing = iter(range(1_000_000)), loop.now_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "now_ns", lambda: standing() + next(ticks))
+        scene = Scene(loop)
+        current = iter([False])
+        scene.driver.is_current = lambda _: next(current, True)
+        answers = await ends(scene.send(filled(1)), scene.send(filled(2)))
+    assert [type(answer) for answer in answers] == [GrpcReply, GrpcReply]  # each alone
