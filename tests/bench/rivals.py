@@ -13,6 +13,10 @@ from tritonsched.sim.studies import STUDIES
 
 FAR = 0.05  # of the bound: more than any interval of the study
 STUDY: Mapping[str, tuple[str, Sequence[float]]] = {
+    "lookahead": (
+        "udr",
+        (.972, .969, .904, .892, .865, .894, .935, .997, .975, .955, .994, .970, .993, .851),
+    ),
     "lite": (
         "lite",
         (.978, .914, .894, .876, .856, .840, .903, .994, .834, .950, .992, .960, .975, .847),
@@ -43,7 +47,7 @@ STUDY: Mapping[str, tuple[str, Sequence[float]]] = {
     ),
 }  # fmt: skip
 """By our name: the study's name, and utility as a share of its bound on W1 to W14 (section 4.1)."""
-PUBLISHED = ("clipper", "clockwork", "nexus", "sedf", "slackfit", "symphony")
+PUBLISHED = ("cikm", "clipper", "clockwork", "nexus", "sedf", "slackfit", "symphony")
 """Rules that are here to be compared with."""
 
 
@@ -51,7 +55,7 @@ def table(
     *, seeds: int, length: int, jobs: int, tick: Callable[[Trace], None]
 ) -> tuple[str, list[list[str]]]:
     """A line a workload, a column a rule: ours, and the study's figure in brackets."""
-    plan = Plan(list(STUDIES), [*STUDY, "sedf"], seeds=seeds, length=length)
+    plan = Plan(list(STUDIES), [*STUDY, "cikm", "sedf"], seeds=seeds, length=length)
     at = {
         (row.contender, row.workload): row.mean["value"]
         for row in execute(plan, jobs=jobs, tick=tick)

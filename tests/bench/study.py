@@ -207,7 +207,7 @@ def _named(wanted: Iterable[str]) -> list[str]:
 
 def _rules() -> list[str]:
     """The default rule first, then the others; those of other papers have a table of their own."""
-    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY, "cikm", *rivals.PUBLISHED})]
+    return [DEFAULT_POLICY, *sorted(set(POLICIES) - {DEFAULT_POLICY, *rivals.PUBLISHED})]
 
 
 if __name__ == "__main__":
