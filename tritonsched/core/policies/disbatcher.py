@@ -166,8 +166,8 @@ class Disbatcher:
             joint_ns = windows.next_joint_ns(start_ns)
             if windows.seen_ns < since_ns or joint_ns >= end_ns:
                 continue
-            if other == mine and not is_background:
-                continue
+            if (other == mine and not is_background) or not view.variants(other[0], device):
+                continue  # its own, or of a model that was unloaded
             rows = min(windows.rows, 1 if other[2] else view.rows_cap(other[0], device))
             if end_ns + view.safe_ns(other[0], device, rows) > joint_ns + windows.window_ns:
                 return False
