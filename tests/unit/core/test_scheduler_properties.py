@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 
 from tests.helpers import MS, exact
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
+from tritonsched.core.fairness import Fairness
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import NEVER_NS, Outcome, Request, Utility
+from tritonsched.core.request import NEVER_NS, Outcome, Request, Tenant, Utility
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Family, ServerState, Variant
@@ -46,6 +47,9 @@ PROFILES: list[dict[int, int]] = [
     {1: 10 * MS, 4: 10 * MS, 8: 20 * MS},
     {1: 100, 8: 800},
 ]
+TENANTS = {
+    "a": Tenant("a", share=0.5), "b": Tenant("b", share=0.25, queue_requests_max=3)
+}  # fmt: skip
 numbers = st.integers(min_value=0, max_value=10_000)
 
 
@@ -82,6 +86,8 @@ class Machine(RuleBasedStateMachine):
         rule = POLICIES[self.policy]()
         self.keeps_deadlines = rule.keeps_deadlines
         self.scheduler = Scheduler(rule, tuning=tuning, observers=(self.exits,))
+        strength = 4.0 if self.policy == "lite" else 0.0  # a look-ahead walks every weight
+        self.scheduler.tenants.adopt(TENANTS, Fairness(target=0.9, strength=strength))
         self.now = 0
         self.ids = 0
         self.queued: dict[int, Request] = {}
@@ -107,6 +113,7 @@ class Machine(RuleBasedStateMachine):
             arrival_ns=st.just(0),
             weight=st.sampled_from([1.0, 1.0, 3.0]),
             alone=st.sampled_from([False, False, True]),
+            tenant=st.sampled_from(["a", "b", ""]),
             server=st.sampled_from(["", "", "", *SERVERS]),
             utility=st.sampled_from([None, None, Utility.linear(0.5)]),
         ),
@@ -239,7 +246,8 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(decision, Dispatch)
         batch = decision.batch
         for request in batch.requests:
-            assert self.queued.pop(request.id) is request  # invariant 1: never twice
+            mine = self.queued.pop(request.id)  # invariant 1: never twice
+            assert replace(request, weight=mine.weight, boost=mine.boost) == mine
         self._check_batch(batch)
         self.running[batch.id] = batch
         on_device = [b for b in self.running.values() if b.device == batch.device]
