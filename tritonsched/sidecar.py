@@ -83,6 +83,7 @@ class Sidecar:
         once.
         """
         policy = self.options.policy
+        self.ports = Ports(self.options, self.metrics_registry, say=self._say)  # or why not
         prepare(policy.scheduler.policy, self._say)
         self.health = self.upstreams = Upstreams(await self._tritons(), policy, self._say)
         await self.upstreams.start(self._stack)
@@ -215,7 +216,6 @@ class Sidecar:
 
     async def _listen(self) -> None:
         options = self.options
-        self.ports = Ports(options, self.metrics_registry, say=self._say)
         self.http_server = self.ports.http(self.proxy, self.upstreams.http)
         self.grpc_server = self.ports.grpc(self.proxy, self.upstreams.grpc)
         self.admin_server = AdminServer(

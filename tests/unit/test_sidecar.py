@@ -23,7 +23,7 @@ from tritonsched.core.feedback import Change
 from tritonsched.core.request import Request
 from tritonsched.errors import BackendError, StartupError
 from tritonsched.frontend import triton_metrics
-from tritonsched.options import Address, ServeOptions, example_request
+from tritonsched.options import Address, ServeOptions, TlsFiles, example_request
 from tritonsched.sidecar import Sidecar
 
 MS = 1_000_000
@@ -139,6 +139,16 @@ async def test_a_repository_that_is_not_there_is_told_with_the_option_to_change(
     assert str(caught.value) == (
         "model repository /none is not a directory; name one with --repository"
     )
+
+
+async def test_a_certificate_that_cannot_be_used_is_told_before_triton_is_started(
+    triton: Embedded,
+) -> None:
+    sidecar = Sidecar(options(tls=TlsFiles(MODELS, MODELS)), say=lambda _: None)
+    with pytest.raises(StartupError, match="--tls-cert"):
+        await sidecar.start()
+    await sidecar.stop()
+    assert triton.config is None
 
 
 async def test_a_sidecar_that_never_started_can_be_stopped() -> None:
