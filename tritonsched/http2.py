@@ -111,6 +111,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self._is_leaving = False  # no new streams are taken
         self._is_announced = False  # that they will not be
         self._empty_frames = 0  # less what they had reason for
+        self._is_over = False  # it is being closed, whoever wanted that
         self._frames_max = FRAMES_BURST if role is Role.SERVER else sys.maxsize
         self._judged_ns = time.monotonic_ns()
         self.is_greeted = False
@@ -151,7 +152,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self.flush()
         self._moved.set()
         self._hear_all()  # streams that we reset ourselves are closed when that is written
-        if self._empty_frames > self._frames_max:
+        if self._empty_frames > self._frames_max and not self._is_over:
             self._judge_frames()
 
     def _hear_all(self) -> None:
@@ -199,6 +200,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
                 if self._is_announced:
                     self._leave()
             case event.ConnectionClosed():
+                self._is_over = True
                 if happened.error_code != NO_ERROR:  # a GOAWAY of ours: the protocol was broken
                     self.on_broken(is_flood=happened.error_code in _FLOODS)
                 self.abort(ConnectionError("HTTP/2 ended the connection"))
@@ -220,9 +222,10 @@ class Http2Protocol(asyncio.BufferedProtocol):
 
     def _break_off(self, is_flood: bool) -> None:
         """The other end broke the rules: say so, and close."""
-        self.on_broken(is_flood=is_flood)
-        if self._transport is None:
+        if self._is_over or self._transport is None:
             return
+        self._is_over = True
+        self.on_broken(is_flood=is_flood)
         with contextlib.suppress(ngh2.NGH2Error):  # it may be beyond words
             self._transport.write(self._engine.data_to_send())
         if is_flood:

@@ -2,12 +2,15 @@
 
 import asyncio
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import ngh2
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzz.conversation import conversation, spoilt
 from tests.unit.frontend.h2_client import INFER, REQUEST
 from tests.unit.frontend.services import Service, merged
 from tritonsched.backend.upstream_grpc import SERVICE
@@ -90,18 +93,28 @@ def test_whatever_is_sent_is_answered_or_ends_the_connection(
     for where, what in damage:
         said = said[:where] + what + said[where + len(what) :]
 
-    async def hear() -> None:
-        nobody: Any = Nobody()
-        shared = Shared(Answering(), nobody, LIMIT)
-        connection, wire = grpc_h2_connection.Connection(shared), Wire()
-        connection.connection_made(wire)
-        for start, end in pairwise(sorted({0, len(said), *cuts})):
-            if not wire.closed:
-                connection.data_received(said[start:end])
-        while shared.tasks:
-            await asyncio.wait(shared.tasks)
-        connection.connection_lost(None)
-        assert connection.is_idle
-        assert not list(shared.gate)
+    asyncio.run(hear(said, cuts))
 
-    asyncio.run(hear())
+
+@pytest.mark.parametrize("seed", range(0, 150, 10))
+def test_spoilt_conversations_raise_nothing_and_leave_nothing(seed: int) -> None:
+    """A small part of `make fuzz-h2`: faults by structure, floods among them."""
+    for number in range(seed, seed + 10):
+        random = Random(number)
+        said = spoilt(conversation(random)[0], random)
+        asyncio.run(hear(said, [random.randrange(len(said) + 1) for _ in range(3)]))
+
+
+async def hear(said: bytes, cuts: list[int]) -> None:
+    nobody: Any = Nobody()
+    shared = Shared(Answering(), nobody, LIMIT)
+    connection, wire = grpc_h2_connection.Connection(shared), Wire()
+    connection.connection_made(wire)
+    for start, end in pairwise(sorted({0, len(said), *cuts})):
+        if not wire.closed:
+            connection.data_received(said[start:end])
+    while shared.tasks:
+        await asyncio.wait(shared.tasks)
+    connection.connection_lost(None)
+    assert connection.is_idle
+    assert not list(shared.gate)

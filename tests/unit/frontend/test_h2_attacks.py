@@ -13,6 +13,7 @@ from tests.unit.frontend.h2_client import CANCEL, REQUEST, Client
 from tests.unit.frontend.http_setup import Gate as Doorman
 from tests.unit.frontend.services import Service, merged
 from tests.unit.frontend.test_grpc_h2_connection import Setup, serving
+from tests.unit.frontend.test_grpc_h2_fuzz import Wire
 from tests.unit.frontend.wires import HOST
 from tritonsched import http2
 from tritonsched.frontend import gate as gates
@@ -120,6 +121,8 @@ async def test_frames_that_calls_give_reason_for_are_no_flood() -> None:
 
 def test_frames_are_earned_by_time_and_by_what_was_sent() -> None:
     made = http2.Http2Protocol(http2.Role.SERVER, streams_max=1)
+    wire = Wire()
+    made.connection_made(wire)
     broken: list[bool] = []
     made.on_broken = lambda *, is_flood: broken.append(is_flood)  # type: ignore[method-assign]  # noted
     made._empty_frames = http2.FRAMES_BURST + 500
@@ -129,6 +132,9 @@ def test_frames_are_earned_by_time_and_by_what_was_sent() -> None:
     made._empty_frames = 3 * http2.FRAMES_BURST
     made._judged_ns -= 1000 * S  # earned at most once more
     made._judge_frames()
+    assert broken == [True]
+    assert wire.closed
+    made._break_off(is_flood=True)  # once is enough
     assert broken == [True]
 
 
