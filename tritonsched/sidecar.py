@@ -260,8 +260,10 @@ class Sidecar:
             self.regions.forget()  # it may be another process; a fleet's are registered anew
         rtt_ns = min(RTT_NS_MAX, await backend.rtt_ns(time.monotonic_ns))
         self.upstreams.rtts_ns[server] = rtt_ns
-        slowest_ns = max(self.upstreams.rtts_ns.values())
-        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=slowest_ns))
+        least_ns = min(self.upstreams.rtts_ns.values())
+        self.driver.retune(replace(self.scheduler.tuning, rtt_ns=least_ns))
+        far_ns = {name: ns - least_ns for name, ns in self.upstreams.rtts_ns.items()}
+        self.driver.set_distances(far_ns)
         await self.seeding.adopt(self.reloader.policy.profile)
         what = f"server '{server}'" if server else "Triton"
         self._say(f"{what} is up: {backend.transport_info}, round trip {rtt_ns / 1e6:.2f} ms")

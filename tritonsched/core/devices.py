@@ -14,17 +14,20 @@ BATCHES_MAX = 2  # one running, one on its way
 
 
 class DeviceState:
-    """The batches on one device, in the order they were sent. is_up: so is its server."""
+    """The batches on one device, in the order they were sent. is_up: so is its server.
+    far_ns: its round trip beyond `tuning.rtt_ns`.
+    """
 
     __slots__ = (
-        "_learning", "_started_ns", "batches", "is_up", "models", "name", "predicted_end_ns",
-        "server", "speed",
+        "_learning", "_started_ns", "batches", "far_ns", "is_up", "models", "name",
+        "predicted_end_ns", "server", "speed",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.server = ""
         self.is_up = True
+        self.far_ns = 0
         self.models: set[str] = set()
         self.batches: list[Batch] = []
         self.speed = DeviceSpeed()
@@ -42,11 +45,12 @@ class DeviceState:
             return True
         if len(self.batches) >= BATCHES_MAX or self._learning:
             return False
-        return self.predicted_end_ns - now <= lead_ns
+        return self.predicted_end_ns - now <= lead_ns + self.far_ns
 
     def available_ns(self, now: int, rtt_ns: int) -> int:
         """When a batch sent now can start."""
-        return max(now + rtt_ns, self.predicted_end_ns) if self.batches else now + rtt_ns
+        there_ns = now + rtt_ns + self.far_ns
+        return max(there_ns, self.predicted_end_ns) if self.batches else there_ns
 
     def start(self, batch: Batch, *, proven: bool) -> None:
         """The batch was sent. proven: its end is known well enough to send another one ahead."""
@@ -64,6 +68,7 @@ class DeviceState:
         Answers normally come in order; one that overtakes (a failure) leaves the others' start
         alone.
         """
+        rtt_ns += self.far_ns
         first = self.batches[0] is batch
         self.batches.remove(batch)
         sent_ns = batch.dispatch_ns if completion.sent_ns is None else completion.sent_ns

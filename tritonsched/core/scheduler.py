@@ -233,7 +233,7 @@ class Scheduler(State):
         """
         times = [self._hopeless_ns, *self._held_until.values()]
         times += [
-            device.predicted_end_ns - self.tuning.lead_ns
+            device.predicted_end_ns - self.tuning.lead_ns - device.far_ns
             for device in self._devices.values()
             if len(device.batches) == 1
             and device.is_up

@@ -77,8 +77,8 @@ class Serving:
         idle_ns = now + tuning.rtt_ns
         first = NEVER_NS
         for device, profile, _, _ in self.places(model, server):
-            start_ns = idle_ns
-            if device.batches and device.predicted_end_ns > idle_ns:
+            start_ns = idle_ns + device.far_ns
+            if device.batches and device.predicted_end_ns > start_ns:
                 start_ns = device.predicted_end_ns
             first = min(first, start_ns + profile.safe_ns(rows))
         return first + tuning.reply_ns

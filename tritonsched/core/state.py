@@ -4,7 +4,7 @@ Rule: it is told facts, answers questions about them and decides nothing; it is 
 (SchedulerView).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tritonsched.core.adaptation import Adaptation
 from tritonsched.core.batch import Batch
@@ -34,6 +34,7 @@ class State:
         self.tuning = tuning
         self.server = ServerState.READY  # of all together
         self._servers = Servers()
+        self._far_ns: Mapping[str, int] = {}
         self.tenants = Tenants()
         self._queues = QueueSet()
         self._variants: dict[str, Variant] = {}  # what Triton serves
@@ -58,8 +59,17 @@ class State:
             self._servers.know(server)
             device.server = server
             device.is_up = self._servers.is_up(server)
+            device.far_ns = self._far_ns.get(server, 0)
             self._profiles.setdefault((variant.model, name), LatencyProfile())
         self._serve(variant.model)
+
+    def set_distances(self, far_ns: Mapping[str, int], now: int) -> None:
+        """How much longer than `tuning.rtt_ns` the round trip to each server is."""
+        self._advance(now)
+        self._moved = True
+        self._far_ns = dict(far_ns)
+        for device in self._devices.values():
+            device.far_ns = self._far_ns.get(device.server, 0)
 
     def drop_model(self, model: str, now: int) -> None:
         """Triton no longer serves the model; its times are forgotten with it.

@@ -1,6 +1,6 @@
 """What the driver passes on to the scheduler. Rule: told at once, decided by the next pump."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.scheduler import Scheduler
@@ -41,6 +41,10 @@ class Inputs:
 
     def set_server(self, state: ServerState, server: str = "") -> None:
         self._scheduler.set_server(state, self._clock(), server)
+        self._wake()
+
+    def set_distances(self, far_ns: Mapping[str, int]) -> None:
+        self._scheduler.set_distances(far_ns, self._clock())
         self._wake()
 
     def retune(self, tuning: Tuning) -> None:

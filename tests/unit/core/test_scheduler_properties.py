@@ -185,6 +185,7 @@ class Machine(RuleBasedStateMachine):
     @rule(tuning=st.sampled_from(TUNINGS))
     def retune(self, tuning: Tuning) -> None:
         self.scheduler.retune(tuning, self.now)
+        self.scheduler.set_distances({"left": tuning.reply_ns}, self.now)
 
     @rule(model=st.integers(0, 2), devices=st.integers(1, 3), profile=st.sampled_from(PROFILES))
     def vary(self, model: int, devices: int, profile: dict[int, int]) -> None:

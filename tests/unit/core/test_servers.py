@@ -242,3 +242,27 @@ def test_a_device_with_nothing_to_do_does_not_stand_in_the_way() -> None:
     table = Table("fcfs", models={"m": (8, ("a",)), "n": (8, ("b",))})
     table.at(0, submit(request(1, model="n")))
     table.expect(0, dispatch(request(1), device="b"))
+
+
+# -- how far each server is -----------------------------------------------------------------------
+
+
+def test_a_batch_of_a_farther_server_is_expected_later_and_sent_earlier() -> None:
+    """2 ms of round trip more: 8 ms instead of 6, and the next one leaves 2 ms before its end."""
+    table = two()
+    table.scheduler.set_distances({"left": 2 * MS}, 0)
+    table.at(0, server(AWAY, "right"), submit(request(1, alone=True), request(2, alone=True)))
+    table.expect(0, dispatch(request(1), device="l"))
+    assert table.batches[1].expected_end_ns == 8 * MS
+    table.expect(6 * MS, dispatch(request(2), device="l"))
+    assert table.batches[2].expected_end_ns == 14 * MS
+    table.at(8 * MS, done(1))  # the way is not what the model took
+    table.at(14 * MS, done(2), submit(request(3, deadline=21 * MS)))
+    table.expect(14 * MS, reject(request(3)))
+
+
+def test_the_nearer_of_two_equal_servers_comes_first() -> None:
+    table = two("lite")
+    table.scheduler.set_distances({"left": MS}, 0)
+    table.at(0, submit(request(1, deadline=90 * MS)))
+    table.expect(0, dispatch(request(1), device="r"))
