@@ -57,7 +57,8 @@ def record(
     """
     ledger, said = Ledger(), list[str]()
     recorder = Recorder(path, file_bytes_max=file_bytes_max, policy=policy, told=said.append)
-    scheduler = Scheduler(POLICIES["lite"](), tuning=policy.tuning(), observers=(ledger, recorder))
+    rule = POLICIES[policy.scheduler.policy]()
+    scheduler = Scheduler(rule, tuning=policy.tuning(), observers=(ledger, recorder))
     recorder.watch(scheduler)
     inform(scheduler, models)
     recorder.start()
