@@ -312,8 +312,8 @@ class Machine(RuleBasedStateMachine):
 
 # The gate asks the same questions each time; a longer search with other seeds raises max_examples.
 SETTINGS = settings(stateful_step_count=60, deadline=None, derandomize=True, database=None)
-EXAMPLES = {"edf": 80, "fcfs": 80, "lite": 80}
-"""Of the rules that the others are measured by; a few of every other."""
+EXAMPLES = {"edf": 30, "fcfs": 30, "lite": 80}
+"""Most of the default rule; the scheduler is the same under all of them."""
 
 
 @pytest.mark.parametrize("policy", POLICIES)
