@@ -13,6 +13,7 @@ from tests.virtual_loop import VirtualLoop
 from tritonsched.config.load import parse_policy
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.ledger import Ledger
+from tritonsched.core.policies import DEFAULT_POLICY
 from tritonsched.core.request import Outcome
 from tritonsched.errors import ConfigError
 from tritonsched.proxy.intake import Intake
@@ -150,7 +151,7 @@ async def test_a_reload_changes_classes_rule_window_and_bounds_of_what_comes_nex
     assert (tuning.window_ns, tuning.rows_cap, tuning.queue_requests_max) == (1_500_000, 16, 1000)
     assert repr(door.scheduler).startswith("<scheduler edf")
     living.adopt(parse_policy("default_class: default\n"), loop.now_ns())
-    assert repr(door.scheduler).startswith("<scheduler lite")
+    assert repr(door.scheduler).startswith(f"<scheduler {DEFAULT_POLICY}")
     late = door.ask()
     assert not [a for a in await ends(early, late) if isinstance(a, BaseException)]
 
