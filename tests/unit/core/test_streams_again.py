@@ -8,8 +8,9 @@ import pytest
 
 from tests.helpers import EXACT, MS, exact
 from tests.unit.core.test_streams import STREAM, TIMES, Desk, reasons
-from tritonsched.core.batch import Grant, Refuse
+from tritonsched.core.batch import Grant, Refuse, Reject
 from tritonsched.core.proposal import Proposal, Verdict
+from tritonsched.core.request import RejectReason
 from tritonsched.core.reservation import RefusalReason
 from tritonsched.core.variant import Family, Variant
 
@@ -106,3 +107,14 @@ def test_a_stream_whose_model_is_gone_or_takes_its_frames_no_more_is_told(rows_m
     assert reasons(desk.judged(1)) == [(STREAM.id, RefusalReason.NO_LONGER_FITS)]
     assert desk.scheduler.reservations() == ()
     assert desk.judged(2) == []
+
+
+def test_a_frame_that_waits_for_a_model_that_is_gone_is_refused() -> None:
+    desk = Desk()
+    desk.ask(STREAM)
+    desk.frame(1, 1000)
+    assert desk.decide(1000) == []
+    desk.scheduler.drop_model("m", 1001 * MS)
+    (refused,) = desk.decide(1001)
+    assert isinstance(refused, Reject)
+    assert refused.reason is RejectReason.TRITON_UNAVAILABLE
