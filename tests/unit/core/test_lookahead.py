@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.helpers import EXACT, MS, OneDevice, Table, dispatch, request, submit
+from tritonsched.core.gap import GapView
 from tritonsched.core.policies import forming, lookahead, rollout
 from tritonsched.core.policies.forming import NEVER_NS, Scene
 from tritonsched.core.policies.lookahead import LINES_MAX, PICKS_MAX, Lookahead
@@ -108,13 +109,23 @@ def test_a_head_is_kept_by_a_smaller_batch_where_that_loses_nobody() -> None:
     assert (choice.queue, [r.id for r in choice.requests]) == (queue, [1, 2, 3])
 
 
+def test_a_head_of_a_wide_queue_is_kept_likewise() -> None:
+    wide = [request(n, deadline=60 * MS, rows=2) for n in range(3, 7)]
+    queue = queue_of(request(1, deadline=8 * MS, rows=2), *wide)
+    other = queue_of(*many(11, 9, 80 * MS, "n"), model="n")
+    choice = chosen(View(queue, other))
+    assert (choice.queue, [r.id for r in choice.requests]) == (queue, [1])
+
+
 def test_one_queue_sends_its_densest_batch() -> None:
     assert len(chosen(View(queue_of(*many(1, 11, 14 * MS)))).requests) == 8
 
 
 def test_nobody_in_time_is_no_batch() -> None:
-    late = View(queue_of(*many(1, 2, 5 * MS)))
-    assert Lookahead(rollout.choose).choose(late, "gpu", start_ns=0, now=0) is None
+    late = queue_of(*many(1, 2, 5 * MS)), queue_of(*many(3, 2, 5 * MS, "n"), model="n")
+    for queues in (late[:1], late):
+        rule = Lookahead(rollout.choose)
+        assert rule.choose(View(*queues), "gpu", start_ns=0, now=0) is None
 
 
 def test_what_another_device_can_still_serve_is_left_to_it() -> None:
@@ -163,26 +174,34 @@ def test_worth_that_falls_before_the_deadline_makes_batches_smaller() -> None:
     def falling(number: int) -> Request:
         return Request(number, "m", "c", 0, 1, 0, 14 * MS, utility=Utility.linear(0.5))
 
+    late = queue_of(*many(50, 9, 2 * MS, "n"), model="n")
     step, shaped = many(1, 9, 14 * MS), [falling(n) for n in range(1, 10)]
-    assert len(chosen(View(queue_of(*step))).requests) == 8
-    assert len(chosen(View(queue_of(*shaped))).requests) < 8
+    assert len(chosen(View(queue_of(*step), late)).requests) == 8
+    assert len(chosen(View(queue_of(*shaped, request(20, deadline=14 * MS)), late)).requests) < 8
 
 
 def test_rows_of_many_widths_are_formed_exactly() -> None:
+    late = queue_of(*many(50, 9, 2 * MS, "n"), model="n")
     wide = [request(n, deadline=12 * MS, rows=1 + n % 3) for n in range(1, 9)]
-    choice = chosen(View(queue_of(*wide)))
+    choice = chosen(View(queue_of(*wide), late))
     assert 0 < sum(one.rows for one in choice.requests) <= 7
-    late = View(queue_of(request(1, deadline=7 * MS, rows=3), request(2, deadline=7 * MS, rows=4)))
-    assert Lookahead(rollout.choose).choose(late, "gpu", start_ns=0, now=0) is None
+
+
+def test_what_only_the_mean_width_lets_in_is_no_batch() -> None:
+    """One row due at 3 ms and seven due at 10: four would be in time, and there are no four."""
+    late = queue_of(*many(50, 9, 2 * MS, "n"), model="n")
+    uneven = queue_of(request(1, deadline=3 * MS), request(2, deadline=10 * MS, rows=7))
+    rule = Lookahead(rollout.choose)
+    assert rule.choose(View(uneven, late), "gpu", start_ns=0, now=0) is None
 
 
 def test_the_lone_go_one_by_one_and_those_without_a_deadline_are_never_late() -> None:
+    late = queue_of(*many(50, 9, 2 * MS, "n"), model="n")
     lone = queue_of(*(request(n, deadline=60 * MS, alone=True) for n in range(1, 20)), alone=True)
-    assert len(chosen(View(lone)).requests) == 1
+    assert len(chosen(View(lone, late)).requests) == 1
     patient = queue_of(*(request(n) for n in range(1, 3)), request(3, deadline=MS))
-    made = scene(View(patient))
-    assert list(made.due) == [NEVER_NS, NEVER_NS, MS] or list(made.due) == [MS, NEVER_NS, NEVER_NS]
-    assert {r.id for r in chosen(View(patient)).requests} == {1, 2}
+    assert sorted(scene(View(patient)).due) == [MS, NEVER_NS, NEVER_NS]
+    assert {r.id for r in chosen(View(patient, late)).requests} == {1, 2}
 
 
 def test_without_the_compiled_form_or_with_too_many_queues_one_step_chooses(
@@ -228,3 +247,13 @@ def test_the_work_of_a_decision_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         ]
         chosen(View(*queues))
         assert models < looks <= PICKS_MAX + models
+
+
+def test_in_a_gap_of_a_plan_the_look_ahead_chooses_a_batch_that_fits_it() -> None:
+    first, second = queue_of(*many(1, 9, 40 * MS)), queue_of(*many(20, 9, 40 * MS, "n"), model="n")
+    view = View(first, second, free_ns={"other": 0})
+    gap = GapView(view, room_ns=9 * MS, guard=1.0)
+    choice = Lookahead(rollout.choose).choose(gap, "gpu", start_ns=0, now=0)
+    assert isinstance(choice, Choice)
+    assert len(choice.requests) == 4
+    assert gap.has_room(choice, "gpu")
