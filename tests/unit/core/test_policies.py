@@ -28,8 +28,8 @@ from tritonsched.core.variant import Way
 
 TWO = {"m": (8, ("gpu",)), "n": (8, ("gpu",))}
 KEEPERS = [name for name in sorted(POLICIES) if POLICIES[name]().keeps_deadlines]
-BATCHING = sorted(set(POLICIES) - {"sedf", "clipper"})
-"""All but the one without batches and the one that feels its way to their size."""
+BATCHING = sorted(set(POLICIES) - {"cikm", "clipper", "sedf"})
+"""All but those with the smallest batch that keeps up, with one that is felt out, and with none."""
 EAGER = sorted(set(BATCHING) - {"symphony"})
 """All that let no device idle while a batch could grow."""
 
