@@ -49,6 +49,7 @@ def keep_freed_memory() -> bool:
 def run_serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartupError if it cannot start."""
     raise_open_files()
+    keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options, Console(highlight=False)))
 

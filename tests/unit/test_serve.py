@@ -3,11 +3,19 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tritonsched import serve
+from tritonsched.config.load import parse_policy
+from tritonsched.options import ServeOptions
 
+OPTIONS = ServeOptions(
+    host="127.0.0.1", http_port=0, grpc_port=0, metrics_port=0, triton_http=None, triton_grpc=None,
+    triton_metrics=None, policy=parse_policy(""), repository=Path(), triton_env=Path(),
+    run_dir=Path(), drain_s=0.0,
+)  # fmt: skip
 FAULTS = """
 import resource, sys
 from tritonsched.serve import keep_freed_memory
@@ -38,3 +46,16 @@ def test_memory_that_was_freed_is_taken_again_without_page_faults() -> None:
 def test_another_libc_than_glibc_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert not serve.keep_freed_memory()
+
+
+def test_serve_keeps_it_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(serve, "raise_open_files", lambda: None)
+    monkeypatch.setattr(serve, "keep_freed_memory", lambda: kept.append(True))
+
+    async def stopped(*_: object) -> None:
+        assert kept
+
+    monkeypatch.setattr(serve, "_serve", stopped)
+    serve.run_serve(OPTIONS)
+    assert kept == [True]
