@@ -68,7 +68,7 @@ def test_a_request_is_hopeless_only_if_the_fastest_variant_is_too_late() -> None
 def test_who_asks_for_a_variant_gets_that_one_and_shares_no_batch_with_the_others() -> None:
     made = table()
     made.at(0, submit(asked(1, 50), request(2, model=FAST, deadline=60 * MS)))
-    assert made.scheduler.queued() == {"m": 0, "c": 0, FAST: 1, GOOD: 0}
+    assert made.scheduler.queued() == {"c": 0, FAST: 1, GOOD: 0}
     made.at(10 * MS, done(1))
     assert sent(made) == [(GOOD, 1.0, (1,)), (FAST, 1.0, (2,))]
 
