@@ -73,7 +73,7 @@ FAULTS = {
     "an unknown policy": (
         "scheduler: {policy: fifo}\n",
         "p.yaml:1:21: scheduler.policy: policy 'fifo' is unknown; "
-        "use one of clipper, clockwork, disbatcher, edf, fcfs, lite, lookahead, nexus,",
+        "use one of cikm, clipper, clockwork, disbatcher, edf, fcfs, lite, lookahead, nexus,",
     ),
     "an unknown class": (
         "default_class: gold\n",

@@ -12,6 +12,7 @@ from tests.unit.frontend.test_admin_policy import reloader
 from tests.unit.frontend.test_admin_server import View
 from tests.unit.frontend.wires import HOST
 from tests.unit.proxy.panorama import Panorama
+from tritonsched.core.policies import DEFAULT_POLICY
 from tritonsched.frontend import admin_events
 from tritonsched.frontend.admin_events import LISTENERS_MAX, Audience, Listener, _is_own_name
 from tritonsched.frontend.admin_server import AdminServer
@@ -191,7 +192,7 @@ async def test_a_frame_tells_what_the_sidecar_knows_of_itself() -> None:
     frame = json.loads(await listener.next() or b"")
     assert made.overview.is_watched is True
     assert frame["sidecar"]["notices"] == ["the last policy was refused: p.yaml:1:1: no"]
-    assert (frame["sidecar"]["rule"], frame["sidecar"]["at_ms"]) == ("lite", 1000)
+    assert (frame["sidecar"]["rule"], frame["sidecar"]["at_ms"]) == (DEFAULT_POLICY, 1000)
     assert [row["name"] for row in frame["classes"]["rows"]] == ["default"]
 
 
