@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Index
@@ -57,6 +57,39 @@ class Members:
         if first is None:
             raise none_up()
         return first
+
+
+class Upstream(Protocol):
+    """A port of one server."""
+
+    address: str
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=Upstream)
+
+
+class Ports(Generic[P]):
+    """The same port of several servers, by name. registrations: shared by HTTP and gRPC."""
+
+    def __init__(
+        self, upstreams: Mapping[str, P], members: Members, registrations: "Registrations"
+    ) -> None:
+        self.address = ", ".join(upstream.address for upstream in upstreams.values())
+        self._upstreams = upstreams
+        self._members = members
+        self._registrations = registrations
+
+    async def start(self) -> None:
+        for upstream in self._upstreams.values():
+            await upstream.start()
+
+    async def close(self) -> None:
+        """Let running calls finish within a bound, then close."""
+        await asyncio.gather(*(upstream.close() for upstream in self._upstreams.values()))
 
 
 class Registrations:

@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import sums
 from tritonsched.backend.base import GrpcCalls, Homed
-from tritonsched.backend.fleet import Members, Registrations, none_up
+from tritonsched.backend.fleet import Ports, none_up
 from tritonsched.backend.upstream_grpc import SERVICE
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
@@ -53,27 +53,8 @@ _TO_ALL = frozenset(
 _OK = "OK"
 
 
-class FleetGrpc:
-    """upstreams: by server. registrations: shared with the HTTP port."""
-
-    def __init__(
-        self,
-        upstreams: Mapping[str, GrpcCalls],
-        members: Members,
-        registrations: Registrations,
-    ) -> None:
-        self.address = ", ".join(upstream.address for upstream in upstreams.values())
-        self._upstreams = upstreams
-        self._members = members
-        self._registrations = registrations
-
-    async def start(self) -> None:
-        for upstream in self._upstreams.values():
-            await upstream.start()
-
-    async def close(self) -> None:
-        """Let running calls finish within a bound, then close."""
-        await asyncio.gather(*(upstream.close() for upstream in self._upstreams.values()))
+class FleetGrpc(Ports[GrpcCalls]):
+    """All gRPC ports as one."""
 
     def send(self, method: str, message: Buffer, done: GrpcDone) -> None:
         """One call to any server."""

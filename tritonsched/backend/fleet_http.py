@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from tritonsched.backend import sums
-from tritonsched.backend.fleet import Members, Registrations, none_up
+from tritonsched.backend.fleet import Ports, none_up
 from tritonsched.backend.upstream_http import HttpStream, HttpUpstream
 from tritonsched.errors import TritonUnavailable
 from tritonsched.tensors import Buffer, HttpReply
@@ -37,26 +37,8 @@ _OK = 200
 Given = tuple[tuple[str, str | bytes], ...]
 
 
-class FleetHttp:
-    """upstreams: by server. registrations: shared with the gRPC port."""
-
-    def __init__(
-        self,
-        upstreams: Mapping[str, HttpUpstream],
-        members: Members,
-        registrations: Registrations,
-    ) -> None:
-        self.address = ", ".join(upstream.address for upstream in upstreams.values())
-        self._upstreams = upstreams
-        self._members = members
-        self._registrations = registrations
-
-    async def start(self) -> None:
-        for upstream in self._upstreams.values():
-            await upstream.start()
-
-    async def close(self) -> None:
-        await asyncio.gather(*(upstream.close() for upstream in self._upstreams.values()))
+class FleetHttp(Ports[HttpUpstream]):
+    """All HTTP ports as one."""
 
     async def request(
         self, method: str, raw_path: str, headers: Iterable[tuple[str, str | bytes]], body: Buffer
