@@ -9,7 +9,6 @@ a sidecar that ends. Each is printed with its bytes, to become a case of the tab
 there was one. A Triton that ends is started again: that is Triton's finding.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -19,13 +18,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import uvloop
-
 from tests.differential import grpc_cases, http_control, http_framing, http_infer, http_json
 from tests.differential.cases import GrpcCase, HttpCase
 from tests.differential.conftest import ENVIRONMENT, MERGING, Outcome, Stage
 from tests.differential.models import write_repository
 from tests.differential.neighbours import TRITON_HANGS, beside
+from tests.fuzz.command import command
 from tests.fuzz.mutate import mutated
 from tests.fuzz.verdict import UNANSWERED, Unanswered, finding
 from tests.integration.sidecars import grpc_url, http_url, running_sidecar
@@ -142,14 +140,5 @@ async def fuzz(minutes: float, seed: int) -> int:
     return len(run.found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="fuzz")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(1 if runner.run(fuzz(given.minutes, given.seed)) else 0)
-
-
 if __name__ == "__main__":
-    main()
+    command("fuzz", fuzz)

@@ -9,7 +9,6 @@ and one conversation of ten is not spoilt), memory beyond the bound, or tasks, f
 that stay when everybody has left. Exit code 1 if there was one; the seed makes it again.
 """
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -22,8 +21,8 @@ from typing import Any
 
 import grpc.aio
 import ngh2
-import uvloop
 
+from tests.fuzz.command import command
 from tests.fuzz.conversation import PREFACE, Frame, conversation, spoilt
 from tests.unit.frontend.h2_client import INFER, REQUEST
 from tests.unit.frontend.wires import HOST
@@ -237,14 +236,5 @@ async def fuzz(minutes: float, seed: int) -> int:
     return len(run.found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="fuzz-h2")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(1 if runner.run(fuzz(given.minutes, given.seed)) else 0)
-
-
 if __name__ == "__main__":
-    main()
+    command("fuzz-h2", fuzz)
