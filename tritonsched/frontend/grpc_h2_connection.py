@@ -51,7 +51,7 @@ STREAM_WINDOW_BYTES = 4 << 20  # of a call before we must say more: large pictur
 TAKEN_BYTES_MIN = 1 << 20  # of a call that is not whole: less is not worth a word
 CALL_BYTES = 2048  # what a call costs beside its message
 UNREAD_BYTES_FREE = 4 << 20  # of answers that wait for a window: streams that a client lets wait
-UNREAD_BYTES_MAX = 64 << 20  # then unary answers are replaced by a refusal
+UNREAD_BYTES_MAX = 256 << 20  # while more waits, unary answers are replaced by a refusal
 # The scheduler refuses what cannot be in time with its reason, and a client's own clock resets the
 # stream; this is for calls of which neither is true, and for timers that fire a little early.
 DEADLINE_GRACE_S = 0.005
@@ -346,11 +346,12 @@ class Connection(Http2Protocol):
             self._flush_later()
 
     def _weigh(self, size_bytes: int) -> None:
-        """One more answer of that size. Raises MemoryFull if too many are not read."""
+        """One more answer of that size. Raises MemoryFull if too many before it are not read."""
         self._answered_bytes += size_bytes
         if self._answered_bytes > UNREAD_BYTES_MAX:  # worth a look
-            self._answered_bytes = self.waiting_bytes + size_bytes
-            if self._answered_bytes > UNREAD_BYTES_MAX:
+            waiting_bytes = self.waiting_bytes
+            self._answered_bytes = waiting_bytes + size_bytes
+            if waiting_bytes > UNREAD_BYTES_MAX:
                 raise MemoryFull(f"{UNREAD_BYTES_MAX} bytes of answers on one connection not read")
 
     def _end(self, stream_id: int, reply: GrpcReply) -> None:
