@@ -58,6 +58,22 @@ class Members:
             raise none_up()
         return first
 
+    async def ask_all(self, ask: Callable[[str], Awaitable[T]]) -> dict[str, T]:
+        """What each that is up answers, in the file's order. Raises TritonUnavailable if none does,
+        and whatever else one raises.
+        """
+        names = tuple(self)
+        told = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
+        answers: dict[str, T] = {}
+        for name, answer in zip(names, told, strict=True):
+            if not isinstance(answer, BaseException):
+                answers[name] = answer
+            elif not isinstance(answer, TritonUnavailable):
+                raise answer
+        if not answers:
+            raise none_up()
+        return answers
+
 
 class Upstream(Protocol):
     """A port of one server."""
@@ -169,7 +185,9 @@ class Fleet:
         """What they say of the model, together; None if none serves it. Raises TritonUnavailable if
         none answers.
         """
-        found = await self._ask_all(lambda backend: backend.model_info(model, version))
+        found = await self.members.ask_all(
+            lambda name: self.backends[name].model_info(model, version)
+        )
         infos = {name: info for name, info in found.items() if info is not None}
         return self._joined(infos) if infos else None
 
@@ -255,7 +273,9 @@ class Fleet:
         """The sums over the servers that are up. Raises TritonUnavailable or BackendError."""
         succeeded: Counter[tuple[str, str]] = Counter()
         failed: Counter[tuple[str, str]] = Counter()
-        for counts in (await self._ask_all(lambda b: b.request_counts())).values():
+        for counts in (
+            await self.members.ask_all(lambda name: self.backends[name].request_counts())
+        ).values():
             for key, (good, bad) in counts.items():
                 succeeded[key] += good
                 failed[key] += bad
@@ -263,26 +283,8 @@ class Fleet:
 
     async def region_status(self) -> dict[str, int]:
         """The system shared-memory regions that servers know: bytes by name."""
-        told = await self._ask_all(lambda backend: backend.region_status())
+        told = await self.members.ask_all(lambda name: self.backends[name].region_status())
         return {name: size for regions in told.values() for name, size in regions.items()}
-
-    async def _ask_all(self, ask: Callable[[TritonBackend], Awaitable[T]]) -> dict[str, T]:
-        """What each server that is up answers, in the file's order. Raises TritonUnavailable if
-        none answers.
-        """
-        names = tuple(self.members)
-        told = await asyncio.gather(
-            *(ask(self.backends[name]) for name in names), return_exceptions=True
-        )
-        answers: dict[str, T] = {}
-        for name, answer in zip(names, told, strict=True):
-            if not isinstance(answer, BaseException):
-                answers[name] = answer
-            elif not isinstance(answer, TritonUnavailable):
-                raise answer
-        if not answers:
-            raise none_up()
-        return answers
 
 
 def _release(version: str) -> tuple[int, ...]:

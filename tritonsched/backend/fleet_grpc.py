@@ -115,20 +115,9 @@ class FleetGrpc(Ports[GrpcCalls]):
 
     async def _all(self, method: str, message: Buffer, metadata: Metadata) -> dict[str, GrpcReply]:
         """What each answers. Raises TritonUnavailable if none does."""
-        names = tuple(self._members)
-        told = await asyncio.gather(
-            *(self._upstreams[name].unary(method, message, metadata) for name in names),
-            return_exceptions=True,
+        return await self._members.ask_all(
+            lambda name: self._upstreams[name].unary(method, message, metadata)
         )
-        replies: dict[str, GrpcReply] = {}
-        for name, reply in zip(names, told, strict=True):
-            if isinstance(reply, GrpcReply):
-                replies[name] = reply
-            elif not isinstance(reply, TritonUnavailable):
-                raise reply
-        if not replies:
-            raise none_up()
-        return replies
 
     async def _joined(self, method: str, message: Buffer, metadata: Metadata) -> GrpcReply:
         """Of those that know; an error only if it is everybody's."""

@@ -9,7 +9,6 @@
 | `generate`                                          | the server that the scheduler chose       |
 """
 
-import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -93,20 +92,9 @@ class FleetHttp(Ports[HttpUpstream]):
         self, method: str, path: str, headers: Given, body: Buffer
     ) -> dict[str, HttpReply]:
         """What each answers. Raises TritonUnavailable if none does."""
-        names = tuple(self._members)
-        told = await asyncio.gather(
-            *(self._upstreams[name].request(method, path, headers, body) for name in names),
-            return_exceptions=True,
+        return await self._members.ask_all(
+            lambda name: self._upstreams[name].request(method, path, headers, body)
         )
-        replies: dict[str, HttpReply] = {}
-        for name, reply in zip(names, told, strict=True):
-            if isinstance(reply, HttpReply):
-                replies[name] = reply
-            elif not isinstance(reply, TritonUnavailable):
-                raise reply
-        if not replies:
-            raise none_up()
-        return replies
 
     async def _joined(
         self,

@@ -7,6 +7,7 @@ Source: RFC 9112.
 """
 
 import time
+from abc import ABC, abstractmethod
 
 import httptools
 
@@ -27,7 +28,7 @@ CHUNK_BYTES_MAX = 8
 _NEVER_ALLOWED = "PATCH"  # a method that llhttp knows and Triton has for nothing
 
 
-class HttpReceiver:
+class HttpReceiver(ABC):
     """What a connection receives. heads: that its server knows. A subclass hears whole requests
     (`_received`), why it cannot be read any further (`_refuse`), and when a client waits to be told
     to go on (`_continue`).
@@ -53,17 +54,17 @@ class HttpReceiver:
         self._pieces: pieces.Pieces = []
         self._body_bytes = 0
 
+    @abstractmethod
     def _received(self, request: HttpRequest) -> None:
         """A request is whole. Raises TritonschedError if it is one too many."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refuse(self, reply: HttpReply, reason: str) -> None:
         """Read no further, and say why. reason: of those of the gate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _continue(self) -> None:
         """If it is owed and its turn, tell the client to go on."""
-        raise NotImplementedError
 
     def _take(self, data: bytes) -> bytes:
         """Read what `data` begins with; returns what has to be looked at anew."""

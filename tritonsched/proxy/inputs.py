@@ -1,5 +1,6 @@
 """What the driver passes on to the scheduler. Rule: told at once, decided by the next pump."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 from tritonsched.core.reservation import Reservation
@@ -8,16 +9,16 @@ from tritonsched.core.tuning import Tuning
 from tritonsched.core.variant import Family, ServerState, Variant
 
 
-class Inputs:
+class Inputs(ABC):
     """The scheduler's inputs but requests and batches, at the driver's clock."""
 
     def __init__(self, scheduler: Scheduler, clock: Callable[[], int]) -> None:
         self._scheduler = scheduler
         self._clock = clock
 
+    @abstractmethod
     def _wake(self) -> None:
         """Decide soon."""
-        raise NotImplementedError
 
     def reserve(self, reservation: Reservation) -> None:
         """A stream asks for a guarantee; `on_reserved` hears the answer."""
