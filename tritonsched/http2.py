@@ -44,9 +44,10 @@ CONTINUATIONS_MAX = 8  # of a list: more than its bytes need
 ACKS_MAX = 1000  # of SETTINGS and PING that wait to be written
 GLITCHES_BURST, GLITCHES_PER_S = 10_000, 330  # libnghttp2's: frames that no sane client sends
 # Frames that carry nothing (PING, SETTINGS, WINDOW_UPDATE, empty DATA): so many at once and a
-# second, beyond those that a call and the bytes of its answer give reason for. 1.5 µs each.
+# second, beyond those that a call, a message to it and its bytes give reason for. 1.5 µs each.
 FRAMES_BURST, FRAMES_PER_S = 4_000, 1_000
 FRAMES_PER_CALL = 16
+FRAMES_PER_MESSAGE = 4  # of a stream: grpc's clients open both windows for each, and send PINGs
 ANSWER_BITS_PER_FRAME = 10  # one for each KiB
 SETTINGS_FRAMES = 100  # what SETTINGS count: each may change the windows of all streams
 UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
@@ -285,6 +286,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         """Queue a piece of its body."""
         with contextlib.suppress(ngh2.NGH2Error):
             self._engine.send_data(stream_id, data)
+            self._empty_frames -= FRAMES_PER_MESSAGE
 
     def end(self, stream_id: int, trailers: Headers) -> None:
         """Queue its trailers, the last of it."""

@@ -5,6 +5,7 @@ import contextlib
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import ngh2
 import pytest
@@ -136,6 +137,34 @@ def test_frames_are_earned_by_time_and_by_what_was_sent() -> None:
     assert broken == [True]
     assert wire.closed
     made._break_off(is_flood=True)  # once is enough
+    assert broken == [True]
+
+
+def test_messages_of_a_stream_give_reason_for_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of many small messages opens two windows for each and measures round trips, as
+    perf_analyzer does; it is no flood however long it reads. Without messages the same is one.
+    """
+    monkeypatch.setattr(http2, "time", SimpleNamespace(monotonic_ns=lambda: 0))
+    made = http2.Http2Protocol(http2.Role.SERVER, streams_max=1)
+    made.connection_made(Wire())
+    broken: list[bool] = []
+    made.on_broken = lambda *, is_flood: broken.append(is_flood)  # type: ignore[method-assign]  # noted
+    made.data_received(PREFACE + frame(SETTINGS, 0))
+    client = ngh2.Connection(ngh2.Role.CLIENT, ngh2.Configuration())
+    client.initiate_connection({})
+    head = ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"x"))
+    stream_id = client.send_request(head)
+    made.data_received(client.data_to_send().removeprefix(PREFACE))
+    made.respond(stream_id, [(b":status", b"200")])
+    read = window(0) + window(stream_id) + frame(PING, 0, bytes(8))
+    for _ in range(http2.FRAMES_BURST):
+        made.body(stream_id, b"a message")
+        made.flush()
+        made.data_received(read)
+    assert broken == []
+    for _ in range(http2.FRAMES_BURST):
+        if not broken:
+            made.data_received(read)
     assert broken == [True]
 
 
