@@ -21,7 +21,7 @@ STATUS_OK: Final = b"HTTP/1.1 200"
 CHANNEL_OPTIONS: Final = [
     # Triton needs seconds to load: grpc's default would wait up to that long between two tries.
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # the time an attempt has
     ("grpc.max_reconnect_backoff_ms", 200),
     # Another channel of this process to the same address must not share its connection.
     ("grpc.use_local_subchannel_pool", 1),
