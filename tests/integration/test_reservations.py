@@ -113,7 +113,7 @@ async def test_a_stream_of_a_model_with_variants_is_kept_and_may_be_named_by_a_p
     async with running_sidecar(triton, policy=policy) as sidecar:
         url, seen = http_url(sidecar), Seen()
         await asyncio.to_thread(prove, url, "look")
-        wanted = STREAM | {"frames": FRAMES}
+        wanted = STREAM | {"frames": 12, "period_ms": 60.0, "relative_deadline_ms": 1000.0}
         stream = await asyncio.to_thread(reserve, url, "look", inputs(sync_http, 0), **wanted)
         ((granted, _),) = sidecar.scheduler.reservations()
         assert granted.model == "look"
