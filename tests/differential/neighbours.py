@@ -67,12 +67,7 @@ async def beside(stage: Stage, sidecar: Sidecar) -> AsyncIterator[list[str]]:
 
     async def ask_on(client: Case) -> None:
         while not stop.is_set():
-            try:
-                fault = await stage.difference(client, sidecar)
-            except TimeoutError:
-                running = sidecar.scheduler.running()
-                fault = f"{client}: {await _silence(stage, client)}; running: {running}"
-            if fault:
+            if fault := await difference(stage, client, sidecar):
                 faults.append(fault)
                 return
 
@@ -82,6 +77,15 @@ async def beside(stage: Stage, sidecar: Sidecar) -> AsyncIterator[list[str]]:
     finally:
         stop.set()
         await asyncio.gather(*tasks)
+
+
+async def difference(stage: Stage, client: Case, sidecar: Sidecar) -> str:
+    """Between what Triton and the sidecar answer, or who does not; empty if there is none."""
+    try:
+        return await stage.difference(client, sidecar)
+    except TimeoutError:
+        running = sidecar.scheduler.running()
+        return f"{client}: {await _silence(stage, client)}; running: {running}"
 
 
 async def _silence(stage: Stage, client: Case) -> str:

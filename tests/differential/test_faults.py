@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.differential.conftest import Stage
-from tests.differential.neighbours import beside, clients
+from tests.differential.neighbours import beside, clients, difference
 from tests.differential.table import TABLE, told
 from tests.differential.test_crowd import whole_table
 from tritonsched.errors import BackendError, MalformedAnswer
@@ -35,13 +35,14 @@ def faulty(merging: Sidecar, monkeypatch: pytest.MonkeyPatch) -> Sidecar:
     return merging
 
 
+@pytest.mark.timeout(300)  # who does not answer is asked, too
 async def test_merged_calls_that_fail_are_answered_by_triton_one_by_one(
     stage: Stage, faulty: Sidecar
 ) -> None:
     """Over each client's own protocol, in Triton's own words."""
     made = clients()
     for _ in range(ROUNDS):
-        found = await asyncio.gather(*(stage.difference(client, faulty) for client in made))
+        found = await asyncio.gather(*(difference(stage, client, faulty) for client in made))
         if fault := "".join(found):
             pytest.fail(fault, pytrace=False)
 
