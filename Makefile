@@ -28,7 +28,7 @@ check: $(VENV)/.ready
 	$(RUN)/mypy
 
 test: install
-	$(RUN)/pytest --cov --cov-report=term $(ARGS)
+	$(RUN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 format: $(VENV)/.ready
 	$(RUN)/ruff check --fix .
