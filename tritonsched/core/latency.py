@@ -59,8 +59,9 @@ class LatencyProfile:
     """
 
     __slots__ = (
-        "_bases", "_cells", "_counts", "_last_ns", "_line", "_margin_ns", "_memo", "_ratios",
-        "_safe", "_seen", "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version", "samples",
+        "_bases", "_cells", "_counts", "_doubtful", "_last_ns", "_line", "_margin_ns", "_memo",
+        "_ratios", "_safe", "_seen", "_sizes", "_smooth", "_speed", "_sums", "_trusted", "_version",
+        "samples",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class LatencyProfile:
         self._line: list[int] = []  # safe times of 0, 1, ... rows
         self._bases: list[float] = []  # of the table, likewise
         self._last_ns = -STALE_NS
+        self._doubtful = 0  # sizes with fewer than WARM_SAMPLES
         self.samples = PROVEN_SAMPLES if self._cells else 0
         self._smooth: list[float] = []
         self._sums = Sums()
@@ -143,9 +145,10 @@ class LatencyProfile:
         known = self._line
         if len(known) <= rows:
             bases = self._bases
-            bases += [self._interpolate(many) for many in range(len(bases), rows + 1)]
+            if len(bases) <= rows:
+                bases = self._bases = self._bases_to(rows)
             factor = self._speed.factor
-            line = [int(base * factor) for base in bases[: rows + 1]]
+            line = [int(base * factor) for base in bases]
             if self._margin_ns < 0:
                 known = [ns + self._margin_at(ns) for ns in line]
             else:  # `_margin_at`, without a call for each
@@ -166,7 +169,6 @@ class LatencyProfile:
         if self.is_proven and rows <= self._trusted:  # extrapolated times are no evidence
             measured = self._follow(measured, rows)
         self._learn(cell_of(rows), measured / self._speed.factor)
-        self._smoothen()
         self._forget()
 
     def _forget(self) -> None:
@@ -211,6 +213,7 @@ class LatencyProfile:
             return False
         shift = self._speed.residual(median(list(self._ratios)[-abs(began) :]))
         self._cells = {size: ns * math.exp(shift) for size, ns in self._cells.items()}
+        self._smoothen()
         self._speed.not_the_device()
         self._sums.reset()
         self._ratios.clear()
@@ -229,6 +232,12 @@ class LatencyProfile:
         else:
             rate = max(CELL_RATE, 1 / count)
             self._cells[cell] += rate * (value - self._cells[cell])
+        if count <= WARM_SAMPLES:
+            self._doubtful += (count == 1) - (count == WARM_SAMPLES)
+        if self._doubtful or count <= WARM_SAMPLES:
+            self._smoothen()
+        else:
+            self._smoothen_below(cell)
 
     def _smoothen(self) -> None:
         """The table as it is read: doubtful cells bounded from below, every cell from above."""
@@ -242,6 +251,42 @@ class LatencyProfile:
             smooth[index] = min(smooth[index], smooth[index + 1])
         self._smooth = smooth
         self._bases = []
+
+    def _smoothen_below(self, cell: int) -> None:
+        """The same after one cell moved and none is doubtful: smaller ones move while it bounds
+        them.
+        """
+        sizes, smooth = self._sizes, self._smooth
+        index = bisect_left(sizes, cell)
+        bound = smooth[index + 1] if index + 1 < len(smooth) else math.inf
+        while index >= 0:
+            value = min(self._cells[sizes[index]], bound)
+            if value == smooth[index]:
+                break
+            smooth[index] = bound = value
+            index -= 1
+        self._bases = []
+
+    def _bases_to(self, rows: int) -> list[float]:
+        """`_interpolate` of 0 to `rows` rows, size by size instead of one by one."""
+        if not self._sizes:
+            return [0.0] * (rows + 1)
+        smooth = self._smooth
+        bases, low, below = [smooth[0]], 0, smooth[0]
+        for size, value in zip(self._sizes, smooth, strict=True):
+            if low > rows:
+                break
+            if size == low + 1:
+                bases.append(value)
+            elif low:
+                step = size - low
+                bases += [below + k / step * (value - below) for k in range(1, step)]
+                bases.append(value)
+            else:
+                bases += [value] * size
+            low, below = size, value
+        bases += [below * many / low for many in range(low + 1, rows + 1)]
+        return bases
 
     def _interpolate(self, rows: int) -> float:
         sizes, smooth = self._sizes, self._smooth

@@ -3,6 +3,9 @@
 import math
 import random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tritonsched.core.latency import (
     FINE_ROWS,
     PROVEN_SAMPLES,
@@ -224,3 +227,21 @@ def test_promises_of_many_sizes_are_those_of_each() -> None:
         times = profile.safe_times(rows)
         assert [*times[: rows + 1]] == [profile.safe_ns(many) for many in range(rows + 1)]
         profile.observe(rows=rows, exec_ns=(9 + rows) * MS, now=rows)
+
+
+@given(
+    st.dictionaries(st.integers(1, 100), st.integers(1_000, 50_000_000), max_size=6),
+    st.lists(st.tuples(st.integers(1, 90), st.integers(1, 80_000_000)), max_size=60),
+)
+def test_a_table_that_moved_cell_by_cell_is_the_one_made_anew(
+    table: dict[int, int], seen: list[tuple[int, int]]
+) -> None:
+    profile = LatencyProfile(table)
+    for now, (rows, exec_ns) in enumerate(seen):
+        profile.observe(rows=rows, exec_ns=exec_ns, now=now)
+        moved = list(profile._smooth)
+        profile._smoothen()
+        assert profile._smooth == moved
+        assert profile._bases_to(rows + 5)[: rows + 6] == [
+            profile._interpolate(many) for many in range(rows + 6)
+        ]
