@@ -216,13 +216,13 @@ class Scheduler(State):
             self._desk.recheck()
         decisions = self._desk.commit(self.tuning, now)
         self._held_until.clear()
+        sent = self._batch_id
         self._admit(now, decisions)
-        free = self._soonest_first(now)
-        if free or self._moved or now >= self._hopeless_ns:
+        if self._moved or now >= self._hopeless_ns:
             self._prune(now, decisions)
-        for device in free:
+        for device in self._soonest_first(now):
             self._fill(device, now, decisions)
-        if self._streams.lost or any(isinstance(decision, Dispatch) for decision in decisions):
+        if self._streams.lost or self._batch_id != sent:
             self._prune(now, decisions)
             decisions.sort(key=lambda decision: not isinstance(decision, Dispatch))
         return decisions
@@ -279,7 +279,8 @@ class Scheduler(State):
         """Refuse who can no longer be in time; all of a queue if nothing serves it."""
         self._moved = False
         self._hopeless_ns = NEVER_NS
-        self._prune_frames(now, decisions)
+        if self._streams.has_frames:
+            self._prune_frames(now, decisions)
         for queue in self._queues:
             served = bool(self._serving.places(queue.model, queue.server))
             reason = RejectReason.TRITON_UNAVAILABLE

@@ -141,10 +141,11 @@ class Serving:
         return min(stale, key=lambda place: place.profile.safe_ns(request.rows), default=None)
 
     def _least_safe_ns(self, model: str, rows: int, server: str) -> int:
+        """On its best device, if that is idle; the way to its server included."""
         places = self.places(model, server)
         if len(places) == 1:
-            return places[0].profile.safe_ns(rows)
-        return min(place.profile.safe_ns(rows) for place in places)
+            return places[0].device.far_ns + places[0].profile.safe_ns(rows)
+        return min(place.device.far_ns + place.profile.safe_ns(rows) for place in places)
 
 
 def _up(places: tuple[Place, ...]) -> tuple[Place, ...]:

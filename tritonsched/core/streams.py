@@ -84,6 +84,11 @@ class Streams:
     def __iter__(self) -> Iterator[Reservation]:
         return iter(self._granted.values())
 
+    @property
+    def has_frames(self) -> bool:
+        """Frames wait, or are to be refused."""
+        return bool(self._here or self.lost)
+
     def of_device(self, device: str) -> tuple[Reservation, ...]:
         """Its granted streams, oldest first."""
         return tuple(r for r in self._granted.values() if self._device_of[r.id] == device)
