@@ -225,6 +225,26 @@ def test_without_the_compiled_form_or_with_too_many_queues_one_step_chooses(
     assert len(looked) == 1
 
 
+class ColdView(View):
+    """Model `new` was never measured."""
+
+    def safe_ns(self, model: str, device: str, rows: int) -> int:
+        return 0 if model == "new" else super().safe_ns(model, device, rows)
+
+
+def test_a_model_that_is_not_measured_does_not_wait_for_those_that_are() -> None:
+    """Its time is nothing, so to a roll-out it could go last; and what it earns in no time must not
+    become what is usual, or time would be too dear for all batches but the smallest.
+    """
+    busy = queue_of(*many(2, 12, 14 * MS))
+    new = queue_of(*many(20, 3, 60 * MS, "new"), model="new")
+    rule = Lookahead(rollout.choose)
+    choice = rule.choose(ColdView(busy, new), "gpu", start_ns=0, now=0)
+    assert isinstance(choice, Choice)
+    assert choice.queue is new
+    assert rule._usual == {}
+
+
 def test_a_long_queue_is_looked_at_up_to_a_bound() -> None:
     view = View(queue_of(*many(1, MEMBERS_MAX + 5, 60 * MS)))
     assert len(scene(view).due) == MEMBERS_MAX

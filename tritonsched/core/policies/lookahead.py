@@ -8,8 +8,9 @@ C. Each is followed through the queues as they are (no arrivals are guessed): wh
    with the best variant. Score: what the better of both collects up to the horizon, less a price
    for the time used.
 D. The best one is formed exactly and sent.
-B and C are `rollout.py`, compiled. Where there is one batch to choose from, without numba, and with
-more queues than LINES_MAX the one step of `lite` chooses.
+B and C are `rollout.py`, compiled. The one step of `lite` chooses where there is one batch to
+choose from, without numba, with more queues than LINES_MAX, and while a model that waits is not
+measured.
 Source: scheduling study 5 ("UDR"), steps A to D.
 """
 
@@ -52,6 +53,8 @@ class Lookahead(Lite):
             return super()._weigh(queues, view, device, start_ns)
         devices = [device, *(name for name in view.devices() if name != device)][:DEVICES_MAX]
         lines = [Line(queue, view, devices) for queue in queues]
+        if any(line.is_unproven for line in lines):  # its time is nothing, so it could always wait
+            return super()._weigh(queues, view, device, start_ns)
         free_ns = [start_ns, *(view.free_ns(name) for name in devices[1:])]
         terms = Terms(
             device=0,

@@ -17,13 +17,14 @@ MEMBERS_MAX = 2048  # of a lane: a burst of 1024 seen in half cost 3 points (She
 
 class Line:
     """A queue with its ways to be served. times: safe ns by number of requests, by way and device;
-    empty where it does not run.
+    empty where it does not run. is_unproven: on the first device, in some way.
     """
 
-    __slots__ = ("queue", "times", "top", "ways")
+    __slots__ = ("is_unproven", "queue", "times", "top", "ways")
 
     def __init__(self, queue: RequestQueue, view: SchedulerView, devices: Sequence[str]) -> None:
         self.queue = queue
+        self.is_unproven = False
         width = max(1, round(queue.rows / queue.size))
         ways: dict[str, Way] = {}
         times: dict[tuple[str, str], Sequence[int]] = {}
@@ -37,6 +38,7 @@ class Line:
                 rows = min(cap, queue.size) * width
                 safe = view.safe_times(way.model, device, rows)[: rows + 1 : width]
                 times[way.model, device] = safe if safe[-1] else [1] * len(safe)  # 0: unproven
+                self.is_unproven |= device == devices[0] and not safe[-1]
         self.ways = list(ways.values())
         self.times = [times.get((way.model, device), []) for way in self.ways for device in devices]
 
