@@ -6,8 +6,9 @@ Three workloads of the study on an emulated GPU behind a real Triton, through th
 rules one after another; the load is a process of its own. To spare the host, everything is slowed
 down by the same factor (times, deadlines and arrivals), which changes nothing in the simulator.
 Value: weight of what was in time, as a share of all weight, in per cent; live, in time is the
-client's view, from when the request was due to be sent. The first seconds teach the profiles and do
-not count, on either side. Differences are in points, and a rule's rank stands behind its value.
+client's view, from when the request was due to be sent. The first seconds teach the profiles (W6,
+slowed down most, takes three) and do not count, on either side. Differences are in points, and a
+rule's rank stands behind its value.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from tritonsched.sim.world import Faults, World
 RULES = ("fcfs", "edf", "disbatcher", "lite", "lookahead")
 SLOWER = {"W2": 2, "W6": 8, "W12": 6}
 """Workloads (cameras; twice too much of three weights; bursts), and how much slower they run."""
-WARMUP_S = 2.0
+WARMUP_S = 5.0
 READY_NS = 2 * S  # for the load's process to start
 NOISE = Faults(jitter=0.03, overrun_rate=0.003)
 GPU_NOISE = {"jitter_pct": 3, "overrun_rate": 0.003, "overrun_factor": 2.25}
