@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import admission, cikm, deeprt, deeprt_adaptation, rivals
+from tests.bench import admission, cikm, deeprt, deeprt_adaptation, rivals, variants
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.sim.campaign import Plan, Row, execute
 from tritonsched.sim.experiment import Trace, bound_of, run
@@ -154,6 +154,12 @@ def cikm_shape(options: argparse.Namespace) -> tuple[str, Lines]:
     return title, cikm.table(minutes=CIKM_MINUTES, seeds=options.seeds)
 
 
+def chosen_variants(options: argparse.Namespace) -> tuple[str, Lines]:
+    """Variants chosen under load against each of them fixed."""
+    title = "W9: utility / all weight, variants chosen and fixed"
+    return title, variants.table(options.rules.split(",")[0], options.seeds, options.requests)
+
+
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "workloads": workloads,
     "published": published,
@@ -163,6 +169,7 @@ SECTIONS: Mapping[str, Callable[[argparse.Namespace], tuple[str, Lines]]] = {
     "deeprt-adaptation": deeprt_adaptation_shape,
     "deeprt-admission": deeprt_admission_time,
     "cikm": cikm_shape,
+    "variants": chosen_variants,
 }
 
 

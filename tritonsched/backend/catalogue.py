@@ -27,6 +27,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 ACCURACY_KEY = "tritonsched_accuracy"
 DEVICE_KEY = "tritonsched_device"
+SEQUENCE_IDLE_US = 1_000_000  # Triton's default, where the configuration says 0
 _FORM = (
     "name", "version", "max_batch_size", "inputs", "outputs", "lone_reason", "steps",
     "is_decoupled",
@@ -53,6 +54,7 @@ class ModelInfo:
     devices: what its batches occupy, one batch each (see `devices_of`).
     steps: an ensemble's models; its devices are theirs (`TritonBackend.model_info`).
     is_decoupled: it answers any number of times.
+    idle_ns: how long Triton keeps a sequence of it without a call; 0 if it has none.
     queue_delay_ns: delay of Triton's own dynamic batcher; None if that is off.
     config_sha256: of the whole configuration, to tell whether a profile is of this model.
     servers: of each device, where there are several servers (`fleet`).
@@ -73,6 +75,7 @@ class ModelInfo:
     config_sha256: str = field(default="", compare=False)
     servers: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
+    idle_ns: int = 0
 
     def is_like(self, other: "ModelInfo") -> bool:
         """Whether a call means the same to both, wherever they run."""
@@ -93,6 +96,7 @@ def model_info(config: Any, version: str) -> ModelInfo:  # pb.ModelConfig has no
         accuracy=_accuracy(config),
         steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
         is_decoupled=config.model_transaction_policy.decoupled,
+        idle_ns=_idle_ns(config),
         config_sha256=hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest(),
     )
 
@@ -101,6 +105,12 @@ def _tensor(tensor: Any, *, optional: bool = False) -> TensorInfo:
     name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     datatype = "BYTES" if name == "STRING" else name
     return TensorInfo(tensor.name, datatype, tuple(tensor.dims), optional=optional)
+
+
+def _idle_ns(config: Any) -> int:
+    if not config.HasField("sequence_batching"):
+        return 0
+    return 1000 * (config.sequence_batching.max_sequence_idle_microseconds or SEQUENCE_IDLE_US)
 
 
 def _lone_reason(config: Any) -> str:

@@ -152,6 +152,7 @@ class Request:
     tenant: who asks, one of the policy file's; empty where nobody is told apart.
     boost: what fairness multiplied `weight` by: it counts in choosing, never in what was earned.
     server: the one that must run it (it has the sequence's state); empty: any.
+    patience_ns: what it can wait without a deadline before it goes first.
     """
 
     id: int
@@ -170,6 +171,7 @@ class Request:
     tenant: str = ""
     boost: float = 1.0
     server: str = ""
+    patience_ns: int = PATIENCE_NS
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -183,8 +185,8 @@ class Request:
 
     @property
     def due_ns(self) -> int:
-        """The place in line: the deadline, or the arrival plus PATIENCE_NS without one."""
-        return self.deadline_ns if self.has_deadline else self.arrival_ns + PATIENCE_NS
+        """The place in line: the deadline, or without one the arrival plus the patience."""
+        return self.deadline_ns if self.has_deadline else self.arrival_ns + self.patience_ns
 
     @property
     def full_until_ns(self) -> int:

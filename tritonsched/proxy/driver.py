@@ -264,7 +264,9 @@ class Driver(Inputs):
     async def _alone(self, flight: Flight) -> None:
         job = flight.jobs[0]
         job.call.server = flight.batch.server
-        end_hold = self._holds.begin(flight.batch, job.call) if job.in_sequence else None
+        end_hold = None
+        if job.in_sequence:
+            end_hold = self._holds.begin(flight.batch, job.call, job.info.idle_ns)
         try:
             if job.send is None:
                 answer = await self._forward(job, flight.batch.model)

@@ -15,6 +15,7 @@ import structlog
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Refuse
+from tritonsched.core.request import PATIENCE_NS, Request
 from tritonsched.core.variant import Family, Variant
 from tritonsched.errors import (
     BadReservation,
@@ -39,7 +40,7 @@ from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.room import Room
 from tritonsched.proxy.shield import Document, Infer, Shield, Strict, Use
-from tritonsched.proxy.streaming import Sequences, sequence_of
+from tritonsched.proxy.streaming import PATIENCE_SHARE, Sequences, sequence_of
 from tritonsched.proxy.wish import Wish, frame_of, reservation_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
@@ -285,8 +286,7 @@ class Proxy:
             self._on_lone(call.model, lone)
             self.homes.settle(call, info, key, is_stream=send is not None)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        if info.variants and request.version:  # the family's; of its variants it is the newest
-            request = replace(request, version="")
+        request = _as_served(request, info)
         return Job(call, info, request, lone, clipped, regions, send, key is not None)
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
@@ -364,6 +364,15 @@ class Proxy:
                 servers=info.servers,
             )
         )
+
+
+def _as_served(request: Request, info: ModelInfo) -> Request:
+    """With what its model adds."""
+    if info.variants and request.version:  # the family's; of its variants it is the newest
+        return replace(request, version="")
+    if info.idle_ns:  # Triton ends a sequence whose next call is not there by then
+        return replace(request, patience_ns=min(PATIENCE_NS, info.idle_ns // PATIENCE_SHARE))
+    return request
 
 
 async def _told(answer: Callable[[], Awaitable[Answer]], done: Done) -> None:

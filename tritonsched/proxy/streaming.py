@@ -26,15 +26,20 @@ from tritonsched.tensors import Answer, Cancel, Done, InferCall
 HOLD_FACTOR = 4  # of the expected time; what takes longer is a decoupled model that goes on alone
 HOLD_NS_MIN = 10_000_000  # jitter of a host must not end a hold of a model of a millisecond
 HOLD_NS_UNPROVEN = 1_000_000_000  # while nothing is expected yet
+PATIENCE_SHARE = 4  # of the time after which Triton ends an idle sequence: a call waits a quarter,
+HOLD_SHARE = 2  # and one that waits in Triton for a slot keeps the device from others for a half
 WAITING_MAX = 1024  # calls of one sequence that wait for the one before them
 WAITING_RETRY_NS = 100_000_000
 
 Begin = Callable[[Done], Cancel]
 
 
-def hold_ns(expected_ns: int) -> int:
-    """For how long a message of a stream may have its device without an answer."""
-    return max(HOLD_NS_MIN, HOLD_FACTOR * expected_ns) if expected_ns else HOLD_NS_UNPROVEN
+def hold_ns(expected_ns: int, idle_ns: int = 0) -> int:
+    """For how long a message of a stream may have its device without an answer. idle_ns: after
+    which Triton would end the sequences that wait for the device meanwhile; 0: never.
+    """
+    bound_ns = max(HOLD_NS_MIN, HOLD_FACTOR * expected_ns) if expected_ns else HOLD_NS_UNPROVEN
+    return min(bound_ns, idle_ns // HOLD_SHARE) if idle_ns else bound_ns
 
 
 async def hold(answered: asyncio.Future[bool], expected_ns: int) -> bool | None:
@@ -57,10 +62,12 @@ class Holds:
         self._let_go = let_go
         self._waiting: dict[int, str] = {}  # the models of batches that were let go
 
-    def begin(self, batch: Batch, call: InferCall) -> Callable[[], None]:
-        """Let go of its device after a bound, unless what this returns is called before."""
+    def begin(self, batch: Batch, call: InferCall, idle_ns: int) -> Callable[[], None]:
+        """Let go of its device after a bound, unless what this returns is called before. idle_ns:
+        of its model.
+        """
         waits = call.parameters.get("sequence_start") and batch.model in self._waiting.values()
-        bound_ns = 0 if waits else hold_ns(batch.expected_ns)
+        bound_ns = 0 if waits else hold_ns(batch.expected_ns, idle_ns)
         bound = asyncio.get_running_loop().call_later(bound_ns / 1e9, self._over, batch)
 
         def end() -> None:

@@ -170,6 +170,14 @@ def test_the_delay_of_tritons_own_batcher_is_told() -> None:
     assert delayed.queue_delay_ns == 250_000
 
 
+def test_how_long_a_sequence_may_be_idle_is_told() -> None:
+    """Triton ends it then; a second where the configuration says nothing."""
+    assert info().idle_ns == 0
+    assert info("sequence_batching { }").idle_ns == 1_000_000_000
+    told = info("sequence_batching { max_sequence_idle_microseconds: 5000000 }")
+    assert told.idle_ns == 5_000_000_000
+
+
 def test_a_configuration_has_a_hash_that_is_told_and_not_compared() -> None:
     """A profile asks for it; a model whose description alone changed is the same to merging."""
     one, same, other = info(), info(), info(parameter("anything", "1"))

@@ -61,6 +61,25 @@ def test_calls_of_a_sequence_go_one_by_one_though_two_devices_are_free(is_known:
     story()
 
 
+@pytest.mark.parametrize(("idle_ms", "patience_ms"), [(0, 1000), (400, 100), (60_000, 1000)])
+def test_a_call_of_a_sequence_waits_no_longer_than_triton_keeps_its_sequence(
+    idle_ms: int, patience_ms: int
+) -> None:
+    @virtual
+    async def story(loop: VirtualLoop) -> None:
+        door = Door(loop, hang())
+        door.backend.answers["echo"] = replace(SEQUENCE, idle_ns=idle_ms * MS)
+        asked = door.ask(call(parameters={"sequence_id": 7}))
+        await door.settle()
+        (batch,) = door.scheduler.running()
+        (request,) = batch.requests
+        assert request.due_ns - request.arrival_ns == patience_ms * MS
+        door.backend.resume()
+        await asked
+
+    story()
+
+
 @virtual
 async def test_a_waiting_call_of_a_sequence_is_judged_by_the_model_of_its_turn(
     loop: VirtualLoop,

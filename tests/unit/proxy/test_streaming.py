@@ -33,6 +33,12 @@ def test_the_bound_of_a_hold_is_a_multiple_of_what_is_expected() -> None:
     assert hold_ns(50 * MS) == HOLD_FACTOR * 50 * MS
 
 
+def test_what_waits_for_a_slot_does_not_keep_other_sequences_until_triton_ends_them() -> None:
+    assert hold_ns(0, 600 * MS) == 300 * MS
+    assert hold_ns(200 * MS, 600 * MS) == 300 * MS
+    assert hold_ns(10 * MS, 600 * MS) == HOLD_FACTOR * 10 * MS
+
+
 @virtual
 async def test_a_hold_ends_with_the_answer_or_at_its_bound(loop: VirtualLoop) -> None:
     answered: asyncio.Future[bool] = loop.create_future()
