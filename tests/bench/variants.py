@@ -44,9 +44,8 @@ def fixed(workload: Workload, height: float) -> tuple[Workload, Mapping[str, flo
 
 def value(trace: Trace, rule: str, height: float | None = None) -> float:
     """Of one run; height: of the variants, if they are fixed."""
-    workload, worth = trace.workload, dict[str, float]()
-    if height is not None:
-        workload, worth = fixed(workload, height)
+    free = trace.workload
+    workload, worth = (free, None) if height is None else fixed(free, height)
     tuning, record = Serial(), Record(accuracy=worth)
     scheduler = Scheduler(POLICIES[rule](), tuning=tuning, observers=(record,))
     world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=NOISE)
