@@ -170,6 +170,26 @@ def test_under_load_a_cheaper_variant_serves_more() -> None:
     assert chosen(calm).variant == ""
 
 
+def test_alone_a_model_pays_for_time_that_those_to_come_would_use() -> None:
+    """Of nine, eight in 13 ms are worth 8, and all nine in 9.5 ms 7.2; it depends on what time
+    usually earns. Where another model waits, that one stands for what comes next: a low price.
+    """
+    ways = {"m on gpu": (Way("m"), Way("m-small", 0.8))}
+    queue = queue_of(*many(1, 9, 14 * MS))
+    other = queue_of(*many(60, 1, 2 * MS, "n"), model="n")
+    usual = 12 / (13 * MS)
+    for queues, earned, variant in (
+        ((queue,), 0.0, ""),
+        ((queue,), usual, "m-small"),
+        ((queue, other), usual, ""),
+    ):
+        rule = Lookahead(rollout.choose)
+        rule._usual["gpu"] = earned
+        choice = rule.choose(View(*queues, ways=ways), "gpu", start_ns=0, now=0)
+        assert isinstance(choice, Choice)
+        assert choice.variant == variant
+
+
 def test_worth_that_falls_before_the_deadline_makes_batches_smaller() -> None:
     def falling(number: int) -> Request:
         return Request(number, "m", "c", 0, 1, 0, 14 * MS, utility=Utility.linear(0.5))

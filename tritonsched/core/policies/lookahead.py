@@ -31,11 +31,14 @@ LINES_MAX = 64
 DEVICES_MAX = 16
 PICKS_MAX = 6000  # looks at a queue in one decision
 PRICE_SHARE = 0.05  # of the usual density, for each nanosecond used
+PRICE_SHARE_ALONE = 0.4  # where there is one model: no other stands for what is yet to come
 PRICE_GAIN = 0.05  # of the newest batch in the usual density
 
 
 class Lookahead(Lite):
-    """The default rule. State: that of `lite`, and the usual density of batches, by device."""
+    """The default rule. State: that of `lite`; the usual density of batches and the models seen,
+    by device.
+    """
 
     name = "lookahead"
 
@@ -43,6 +46,7 @@ class Lookahead(Lite):
         super().__init__()
         self._choose = choose or compiled()
         self._usual: dict[str, float] = {}
+        self._seen: dict[str, set[str]] = {}  # models that had to be weighed, by device
 
     def _weigh(
         self, queues: Sequence[RequestQueue], view: SchedulerView, device: str, start_ns: int
@@ -56,11 +60,14 @@ class Lookahead(Lite):
         if any(line.is_unproven for line in lines):  # its time is nothing, so it could always wait
             return super()._weigh(queues, view, device, start_ns)
         free_ns = [start_ns, *(view.free_ns(name) for name in devices[1:])]
+        seen = self._seen.setdefault(device, set())
+        seen.update([queue.model for queue in queues])
+        share = PRICE_SHARE if len(seen) > 1 else PRICE_SHARE_ALONE
         terms = Terms(
             device=0,
             reply_ns=view.tuning.reply_ns,
             horizon_ns=start_ns + _horizon_ns(queues),
-            price=PRICE_SHARE * self._usual.get(device, 0.0),
+            price=share * self._usual.get(device, 0.0),
             steps=min(STEPS_MAX, PICKS_MAX // (16 * len(queues))),
         )
         chosen = self._choose(scene_of(lines, free_ns), terms)
