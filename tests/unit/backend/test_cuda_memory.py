@@ -147,7 +147,7 @@ async def test_a_mistake_of_ours_does_not_end_the_lane(cuda: ScriptedCuda) -> No
     assert cuda.held() == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(min_value=1, max_value=GRAIN_BYTES // 4), max_size=12))
 def test_leases_never_overlap_and_all_of_them_come_back(sizes: list[int]) -> None:
     """As of the system pool: the same pieces."""

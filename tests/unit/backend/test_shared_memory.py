@@ -39,7 +39,7 @@ def lease(pool: SharedMemoryPool, byte_size: int) -> Lease:
     return taken
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     steps=st.lists(
         st.tuples(st.booleans(), st.integers(min_value=1, max_value=POOL_BYTES // 3)),

@@ -8,13 +8,13 @@ from tests.helpers import EXACT, MS
 from tritonsched.core.ledger import Ledger
 from tritonsched.core.policies import disbatcher
 from tritonsched.core.policies.disbatcher import Disbatcher, Windows
-from tritonsched.core.request import NEVER_NS, PATIENCE_NS, Outcome, Request
+from tritonsched.core.request import PATIENCE_NS, Outcome, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.engine import Simulation
 from tritonsched.sim.world import SimModel, World, affine
 
 Frame = tuple[int, str, int]
-"""(arrival, model, relative deadline), in ms; 0: no deadline."""
+"""(arrival, model, relative deadline), in ms; below 0: no deadline, and this patience."""
 
 
 def run(
@@ -29,7 +29,9 @@ def run(
     for name, ns in costs.items():
         scheduler.set_profile(name, "gpu0", Frozen(dict.fromkeys(range(1, 5), ns)))
     requests = [
-        Request(number, model, model, 0, 1, at * MS, (at + due) * MS if due else NEVER_NS)
+        Request(number, model, model, 0, 1, at * MS, (at + due) * MS)
+        if due > 0
+        else Request(number, model, model, 0, 1, at * MS, patience_ns=-due * MS)
         for number, (at, model, due) in enumerate(sorted(frames))
     ]
     log = simulation.run(requests)
@@ -81,9 +83,9 @@ def test_early_release_needs_the_guard(policy: Disbatcher, missed: int) -> None:
 
 
 def test_what_is_not_in_real_time_fills_idle_time_and_is_in_no_job_of_others() -> None:
-    alone, _ = run(Disbatcher(strict_guarantee=True), [(0, "a", 0), (300, "a", 0)])
+    alone, _ = run(Disbatcher(strict_guarantee=True), [(0, "a", -1000), (300, "a", -1000)])
     assert alone == [(0, (0,)), (300, (300,))]
-    frames = [(0, "b", 500), (1, "a", 100), (1, "a", 0), (2, "a", 0)]
+    frames = [(0, "b", 500), (1, "a", 100), (1, "a", -1000), (2, "a", -1000)]
     batches, ledger = run(Disbatcher(), frames)
     assert batches == [(0, (0,)), (50, (1,)), (54, (1, 2))]
     assert ledger.total(Outcome.SERVED) == 4
@@ -92,11 +94,21 @@ def test_what_is_not_in_real_time_fills_idle_time_and_is_in_no_job_of_others() -
 def test_what_is_not_in_real_time_waits_while_it_would_make_a_category_late() -> None:
     """Batches of 50 ms beside a stream with windows of 10: none until the stream is long over."""
     stream = [(at, "a", 20) for at in range(0, 400, 100)]
-    batches, ledger = run(Disbatcher(), [*stream, (5, "b", 0), (6, "b", 0)])
+    batches, ledger = run(Disbatcher(), [*stream, (5, "b", -1000), (6, "b", -1000)])
     assert [members for _, members in batches] == [(0,), (100,), (200,), (300,), (5, 6)]
     assert ledger.outcomes["a", Outcome.SERVED] == len(stream)
     over_ms = 300 + PATIENCE_NS // MS
     assert over_ms < batches[-1][0] <= over_ms + 20
+
+
+def test_of_what_is_not_in_real_time_the_least_patient_goes_first() -> None:
+    frames = [(0, "a", -1000), (1, "b", -1000), (2, "a", -990)]
+    assert run(Disbatcher(), frames)[0] == [(0, (0,)), (4, (2,)), (8, (1,))]
+    assert run(Disbatcher(), [*frames[:2], (2, "a", -1000)])[0] == [
+        (0, (0,)),
+        (4, (1,)),
+        (54, (2,)),
+    ]
 
 
 def test_of_the_open_windows_the_first_joint_is_waited_for() -> None:

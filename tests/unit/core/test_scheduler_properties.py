@@ -311,7 +311,7 @@ class Machine(RuleBasedStateMachine):
 
 
 # The gate asks the same questions each time; a longer search with other seeds raises max_examples.
-SETTINGS = settings(stateful_step_count=60, deadline=None, derandomize=True, database=None)
+SETTINGS = settings(stateful_step_count=60, derandomize=True, database=None)
 EXAMPLES = {"edf": 30, "fcfs": 30, "lite": 80}
 """Most of the default rule; the scheduler is the same under all of them."""
 

@@ -108,12 +108,12 @@ class Disbatcher:
     def _background(
         self, view: SchedulerView, device: str, *, start_ns: int, now: int
     ) -> Choice | Hold | None:
-        """The class that is not in real time: who waits longest, in the largest batch that every
+        """The class that is not in real time: who is due first, in the largest batch that every
         real-time category can follow in time, or not before the next joint.
         """
         since_ns = now - PATIENCE_NS
         waiting = [q for q in view.queues(device) if q.deadlines < len(q)]
-        for queue in sorted(waiting, key=lambda q: next(q.without_deadline()).arrival_ns):
+        for queue in sorted(waiting, key=lambda q: next(q.without_deadline()).due_ns):
             members = tuple(queue.without_deadline())
             while members:
                 choice = _job(view, device, queue, members)
