@@ -62,7 +62,7 @@ class Setup:
 class Everybody(Scheduler):
     """Serves everything, late or not, as DeepRT does."""
 
-    def _refusal(self, request: Request, now: int) -> RejectReason | None:
+    def _refusal(self, request: Request, reach: tuple[int, int]) -> RejectReason | None:
         return None
 
     def _prune(self, now: int, decisions: list[Decision]) -> None:

@@ -148,14 +148,20 @@ class LatencyProfile:
             if len(bases) <= rows:
                 bases = self._bases = self._bases_to(rows)
             factor = self._speed.factor
-            line = [int(base * factor) for base in bases]
-            if self._margin_ns < 0:
-                known = [ns + self._margin_at(ns) for ns in line]
-            else:  # `_margin_at`, without a call for each
-                margin_ns, doubt = self._margin_ns * self._speed.safety, self._speed.doubt
-                known = [ns + int(min(margin_ns + doubt * ns, MARGIN_MAX * ns)) for ns in line]
-            self._line = known
+            known = self._line = self._promised([int(base * factor) for base in bases])
         return known
+
+    def _promised(self, line: list[int]) -> list[int]:
+        """Ascending expected times with their margins: `_margin_at`, without a call for each."""
+        margin_ns, doubt = self._margin_ns * self._speed.safety, self._speed.doubt
+        if self._margin_ns < 0:
+            return [ns + self._margin_at(ns) for ns in line]
+        if margin_ns + doubt * line[0] > MARGIN_MAX * line[0]:
+            return [ns + int(min(margin_ns + doubt * ns, MARGIN_MAX * ns)) for ns in line]
+        if doubt:
+            return [ns + int(margin_ns + doubt * ns) for ns in line]
+        whole_ns = int(margin_ns)
+        return [ns + whole_ns for ns in line]
 
     def knows(self, rows: int) -> bool:
         """That size was measured often enough to be left alone when learning is off."""

@@ -45,6 +45,7 @@ from tritonsched.core.policy import Choice, Hold, Policy
 from tritonsched.core.proposal import Proposal, Verdict
 from tritonsched.core.request import NEVER_NS, Outcome, RejectReason, Request
 from tritonsched.core.reservation import Reservation
+from tritonsched.core.serving import turns_hopeless_ns
 from tritonsched.core.state import State
 from tritonsched.core.streams import Streams
 from tritonsched.core.tuning import Tuning
@@ -93,7 +94,7 @@ class Scheduler(State):
         submitted now: nobody need wait for its tensors. None: submit it when they have come.
         """
         self._advance(now)
-        reason = self._refusal(request, now)
+        reason = self._refusal(request, self._reach(request, now))
         if reason is not RejectReason.DEADLINE_UNREACHABLE:
             return None
         if self._serving.probed(request, self.tuning, now) is not None:
@@ -248,30 +249,32 @@ class Scheduler(State):
             is_open = self.server is ServerState.READY and self._serving.places(request.model)
             if is_open and self._streams.take(request):
                 continue
-            reason = self._refusal(request, now)
+            reach = self._reach(request, now)
+            reason = self._refusal(request, reach)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
                 place = self._serving.probed(request, self.tuning, now)
                 if place is not None:
                     self._send(place.variant, (request,), place.device, now, decisions)
                     continue
-            if reason is None:
-                for gone in self.tenants.make_room(request, self._queues, self.tuning):
-                    self._reject(gone, RejectReason.TENANT_OVER_SHARE, now, decisions)
-                self._queues.push(request)
-                turns_ns = self._serving.turns_hopeless_ns(request, self.tuning)
-                self._hopeless_ns = min(self._hopeless_ns, turns_ns)
-            else:
+            if reason is not None:
                 self._reject(request, reason, now, decisions)
+                continue
+            for gone in self.tenants.make_room(request, self._queues, self.tuning):
+                self._reject(gone, RejectReason.TENANT_OVER_SHARE, now, decisions)
+            self._queues.push(request)
+            turns_ns = turns_hopeless_ns(request.deadline_ns, reach[1])
+            self._hopeless_ns = min(self._hopeless_ns, turns_ns)
 
-    def _refusal(self, request: Request, now: int) -> RejectReason | None:
-        if not self._serving.places(request.model, request.server):
+    def _reach(self, request: Request, now: int) -> tuple[int, int]:
+        return self._serving.reach(request.model, request.rows, self.tuning, now, request.server)
+
+    def _refusal(self, request: Request, reach: tuple[int, int]) -> RejectReason | None:
+        if reach[0] == NEVER_NS:
             return RejectReason.TRITON_UNAVAILABLE
         return refusal(
             request,
             full=self.tenants.refusal(request, self._queues, self.tuning),
-            earliest_finish_ns=self._serving.earliest_finish_ns(
-                request.model, request.rows, self.tuning, now, request.server
-            ),
+            earliest_finish_ns=reach[0],
             server=self.server,
         )
 
@@ -282,21 +285,17 @@ class Scheduler(State):
         if self._streams.has_frames:
             self._prune_frames(now, decisions)
         for queue in self._queues:
-            served = bool(self._serving.places(queue.model, queue.server))
-            reason = RejectReason.TRITON_UNAVAILABLE
-            if served:
-                reason = RejectReason.DEADLINE_UNREACHABLE
-            doomed = self._serving.hopeless(queue, self.tuning, now) if served else list(queue)
+            doomed, turns_ns = self._serving.prospects(queue, self.tuning, now)
+            self._hopeless_ns = min(self._hopeless_ns, turns_ns)
             for request in doomed:
                 self._queues.pop(request.id)
                 if request.deadline_ns < now:
                     decisions.append(Expire(request))
                     self._leave(request, Outcome.EXPIRED, now)
+                elif self._serving.places(queue.model, queue.server):
+                    self._reject(request, RejectReason.DEADLINE_UNREACHABLE, now, decisions)
                 else:
-                    self._reject(request, reason, now, decisions)
-            if len(queue):
-                turns_ns = self._serving.hopeless_at(queue, self.tuning)
-                self._hopeless_ns = min(self._hopeless_ns, turns_ns)
+                    self._reject(request, RejectReason.TRITON_UNAVAILABLE, now, decisions)
 
     def _prune_frames(self, now: int, decisions: list[Decision]) -> None:
         """Guaranteed frames that an overrun left no time for, or that nothing serves."""

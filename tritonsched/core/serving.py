@@ -2,7 +2,7 @@
 and profiles and changes neither; every "too late" of the scheduler is computed here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tritonsched.core.admission import is_hopeless
@@ -70,62 +70,55 @@ class Serving:
         found = {p.device.name: p.device for places in self._all.values() for p in places}
         return list(found.values())
 
-    def earliest_finish_ns(
+    def reach(
         self, model: str, rows: int, tuning: Tuning, now: int, server: str = ""
-    ) -> int:
-        """When its answer would be written if it ran alone and next, on its best device."""
-        idle_ns = now + tuning.rtt_ns
-        first = NEVER_NS
-        for device, profile, _, _ in self.places(model, server):
-            start_ns = idle_ns + device.far_ns
-            if device.batches and device.predicted_end_ns > start_ns:
-                start_ns = device.predicted_end_ns
-            first = min(first, start_ns + profile.safe_ns(rows))
-        return first + tuning.reply_ns
-
-    def hopeless(self, queue: RequestQueue, tuning: Tuning, now: int) -> list[Request]:
-        """Members that would be late even alone and next. Reads no further than the first one whom
-        even the widest member's time would leave in time.
+    ) -> tuple[int, int]:
+        """For a request that ran alone and next, on its best device: (when its answer would be
+        written, how long that would take if the device were idle); NEVER_NS if nothing serves it.
         """
-        if not queue.deadlines:
-            return []
+        there_ns = now + tuning.rtt_ns
+        first = least = NEVER_NS
+        for device, profile, _, _ in self.places(model, server):
+            took_ns = device.far_ns + profile.safe_ns(rows)
+            done_ns = there_ns + took_ns
+            if device.batches and device.predicted_end_ns > there_ns + device.far_ns:
+                done_ns = device.predicted_end_ns + took_ns - device.far_ns
+            first = min(first, done_ns)
+            least = min(least, took_ns)
+        if least == NEVER_NS:
+            return NEVER_NS, NEVER_NS
+        return first + tuning.reply_ns, least + tuning.rtt_ns + tuning.reply_ns
+
+    def prospects(
+        self, queue: RequestQueue, tuning: Tuning, now: int
+    ) -> tuple[Sequence[Request], int]:
+        """(members that would be late even alone and next, when the first of the others will be
+        just by waiting); NEVER_NS if no other has a deadline. All of them where nothing serves it.
+
+        Reads no further than the first one whom even the widest member's time would leave in time
+        for as long as another.
+        """
         model, server = queue.model, queue.server
-        widest_ns = self.earliest_finish_ns(model, queue.rows_widest, tuning, now, server)
-        if queue.first_deadline_ns >= widest_ns:
-            return []
-        found: list[Request] = []
+        finish_ns, least_ns = widest = self.reach(model, queue.rows_widest, tuning, now, server)
+        if finish_ns == NEVER_NS:
+            return tuple(queue), NEVER_NS
+        first_ns = queue.first_deadline_ns
+        if first_ns >= finish_ns and (queue.rows_widest == 1 or first_ns == NEVER_NS):
+            return (), turns_hopeless_ns(first_ns, least_ns)
+        doomed: list[Request] = []
+        turns_ns = NEVER_NS
         for request in queue.with_deadline():
-            if request.deadline_ns >= widest_ns:
+            at_widest_ns = turns_hopeless_ns(request.deadline_ns, least_ns)
+            if request.deadline_ns >= finish_ns and turns_ns <= at_widest_ns:
                 break
-            finish_ns = self.earliest_finish_ns(model, request.rows, tuning, now, server)
-            if is_hopeless(request, finish_ns):
-                found.append(request)
-        return found
-
-    def hopeless_at(self, queue: RequestQueue, tuning: Tuning) -> int:
-        """When the first member with a deadline turns hopeless just by waiting; else NEVER_NS."""
-        if not queue.deadlines:
-            return NEVER_NS
-        fixed_ns = tuning.reply_ns + tuning.rtt_ns - 1
-        widest_ns = self._least_safe_ns(queue.model, queue.rows_widest, queue.server)
-        if queue.rows_widest == 1:
-            return queue.first_deadline_ns - fixed_ns - widest_ns
-        first = NEVER_NS
-        for request in queue.with_deadline():
-            if first <= request.deadline_ns - fixed_ns - widest_ns:
-                break
-            safe_ns = widest_ns
+            own = widest
             if request.rows != queue.rows_widest:
-                safe_ns = self._least_safe_ns(queue.model, request.rows, queue.server)
-            first = min(first, request.deadline_ns - fixed_ns - safe_ns)
-        return first
-
-    def turns_hopeless_ns(self, request: Request, tuning: Tuning) -> int:
-        """The same for one request."""
-        if not request.has_deadline:
-            return NEVER_NS
-        safe_ns = self._least_safe_ns(request.model, request.rows, request.server)
-        return request.deadline_ns - tuning.reply_ns - tuning.rtt_ns + 1 - safe_ns
+                own = self.reach(model, request.rows, tuning, now, server)
+            if is_hopeless(request, own[0]):
+                doomed.append(request)
+            else:
+                turns_ns = min(turns_ns, turns_hopeless_ns(request.deadline_ns, own[1]))
+        return doomed, turns_ns
 
     def probed(self, request: Request, tuning: Tuning, now: int) -> Place | None:
         """An idle device on which a refusal would rest on old news: not measured for a while. Of
@@ -140,12 +133,10 @@ class Serving:
         ]
         return min(stale, key=lambda place: place.profile.safe_ns(request.rows), default=None)
 
-    def _least_safe_ns(self, model: str, rows: int, server: str) -> int:
-        """On its best device, if that is idle; the way to its server included."""
-        places = self.places(model, server)
-        if len(places) == 1:
-            return places[0].device.far_ns + places[0].profile.safe_ns(rows)
-        return min(place.device.far_ns + place.profile.safe_ns(rows) for place in places)
+
+def turns_hopeless_ns(deadline_ns: int, least_ns: int) -> int:
+    """When what takes so long at least is too late just by waiting; NEVER_NS without a deadline."""
+    return deadline_ns - least_ns + 1 if deadline_ns < NEVER_NS else NEVER_NS
 
 
 def _up(places: tuple[Place, ...]) -> tuple[Place, ...]:

@@ -18,6 +18,7 @@ from collections import deque
 from statistics import median
 
 RATE = 0.1  # of a residual, a batch
+HELD = 0.002  # of its log: smaller moves are not told, so that remembered times stay
 SPREAD_RATE = 0.05
 SPREAD_START = 0.05
 SPREAD_MIN, SPREAD_MAX = 0.01, 0.5
@@ -62,12 +63,14 @@ class Sums:
 class DeviceSpeed:
     """The common factor on the tables of one device's models.
 
-    version: moves with every sample; who remembers times checks it. changes: how often a change was
+    factor: what tables are to be multiplied by, within HELD of the latest. version: moves with it
+    and with what promises add; who remembers times checks it. changes: how often a change was
     seen. safety: times that a margin counts in a promise (Tuning).
     """
 
     __slots__ = (
-        "_doubt", "_log", "_run", "_sums", "changes", "factor", "safety", "spread", "version",
+        "_doubt", "_log", "_run", "_sums", "_told", "changes", "factor", "safety", "spread",
+        "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -77,6 +80,7 @@ class DeviceSpeed:
         self.version = 0
         self.changes = 0
         self._log = 0.0
+        self._told = 0.0  # of which `factor` is
         self._doubt = 0
         self._sums = Sums()
         self._run: deque[tuple[object, float]] = deque(maxlen=RUN_MAX)
@@ -103,8 +107,9 @@ class DeviceSpeed:
 
     def observe(self, ratio: float, model: object) -> bool:
         """A batch of `model` took exp(ratio) of its table's time; True: that was a change."""
-        self.version += 1
-        self._doubt = max(0, self._doubt - 1)
+        if self._doubt:
+            self._doubt -= 1
+            self.version += 1
         residual = self.residual(ratio)
         self._run.append((model, ratio))
         began = self._sums.observe(residual / self.spread)
@@ -143,9 +148,13 @@ class DeviceSpeed:
     def _change(self, began: int) -> None:
         self._set(median(ratio for _, ratio in self._since(began)))
         self._doubt = DOUBT_BATCHES
+        self.version += 1
         self.changes += 1
         self.not_the_device()
 
     def _set(self, log: float) -> None:
         self._log = max(-LOG_MAX, min(LOG_MAX, log))
-        self.factor = math.exp(self._log)
+        if abs(self._log - self._told) >= HELD:
+            self._told = self._log
+            self.factor = math.exp(self._log)
+            self.version += 1
