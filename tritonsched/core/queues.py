@@ -42,8 +42,8 @@ class RequestQueue:
     """
 
     __slots__ = (
-        "_lanes", "alone", "deadlines", "model", "rows", "rows_widest", "server", "shaped",
-        "signature", "size",
+        "_first_ns", "_head", "_lanes", "alone", "deadlines", "model", "rows", "rows_widest",
+        "server", "shaped", "signature", "size",
     )  # fmt: skip
 
     def __init__(self, model: str, signature: int, *, alone: bool, server: str = "") -> None:
@@ -56,6 +56,8 @@ class RequestQueue:
         self.size = 0
         self.deadlines = 0
         self.shaped = 0
+        self._head: Entry | None = None  # None: not looked up since it left
+        self._first_ns = NEVER_NS  # likewise, -1
         self._lanes: dict[tuple[float, bool], list[Entry]] = {}
 
     def __len__(self) -> int:
@@ -71,18 +73,17 @@ class RequestQueue:
     @property
     def head(self) -> Request:
         """The request due first; the queue must not be empty."""
-        if len(self._lanes) == 1:
-            return next(iter(self._lanes.values()))[0][2]
-        return min(lane[0] for lane in self._lanes.values())[2]
+        if self._head is None:
+            self._head = min(lane[0] for lane in self._lanes.values())
+        return self._head[2]
 
     @property
     def first_deadline_ns(self) -> int:
         """The earliest deadline among the members; NEVER_NS if none has one."""
-        first = NEVER_NS
-        for (_, timed), lane in self._lanes.items():
-            if timed:
-                first = min(first, lane[0][0])
-        return first
+        if self._first_ns < 0:
+            firsts = [lane[0][0] for (_, timed), lane in self._lanes.items() if timed]
+            self._first_ns = min(firsts, default=NEVER_NS)
+        return self._first_ns
 
     @property
     def full_until_ns(self) -> int:
@@ -106,8 +107,10 @@ class RequestQueue:
 
     def lanes(self) -> list[tuple[float, bool, list[Entry]]]:
         """(weight, has a deadline, members in order), the most valuable first; to be read only."""
-        found = sorted(self._lanes.items(), key=lambda lane: lane[0], reverse=True)
-        return [(weight, timed, entries) for (weight, timed), entries in found]
+        found = [(*key, entries) for key, entries in self._lanes.items()]
+        if len(found) > 1:
+            found.sort(key=lambda lane: lane[:2], reverse=True)
+        return found
 
     def in_time(self, end_ns: int, count: int) -> Iterator[Request]:
         """The first `count` that may finish at `end_ns`: the most valuable first, then the earliest
@@ -130,26 +133,35 @@ class RequestQueue:
         return missed
 
     def push(self, request: Request) -> None:
-        lane = self._lanes.setdefault((request.weight, request.has_deadline), [])
-        insort(lane, _entry(request))
+        timed, entry = request.has_deadline, _entry(request)
+        insort(self._lanes.setdefault((request.weight, timed), []), entry)
+        if self.size == 0 or (self._head is not None and entry < self._head):
+            self._head = entry
+        if timed and entry[0] < self._first_ns:
+            self._first_ns = entry[0]
         self.size += 1
         self.rows += request.rows
         self.rows_widest = max(self.rows_widest, request.rows)
-        self.deadlines += request.has_deadline
+        self.deadlines += timed
         self.shaped += request.utility is not None
 
     def remove(self, request: Request) -> None:
         """Take one member out; it must be in the queue."""
-        key = (request.weight, request.has_deadline)
+        timed, due_ns = request.has_deadline, request.due_ns
+        key = (request.weight, timed)
         lane = self._lanes[key]
-        index = bisect_left(lane, (request.due_ns, request.id))
+        index = bisect_left(lane, (due_ns, request.id))
         assert lane[index][1] == request.id, f"{request.id} is not in {self!r}"
         del lane[index]
         if not lane:
             del self._lanes[key]
+        if self._head is not None and self._head[1] == request.id:
+            self._head = None
+        if timed and due_ns == self._first_ns:
+            self._first_ns = -1
         self.size -= 1
         self.rows -= request.rows
-        self.deadlines -= request.has_deadline
+        self.deadlines -= timed
         self.shaped -= request.utility is not None
 
 

@@ -132,10 +132,12 @@ class State:
 
     def rows_cap(self, model: str, device: str) -> int:
         """The model's own bound, the tuned one, and twice what was ever measured while learning."""
-        cap = self._variants[self._default.get((model, device), model)].rows_max
-        if self.tuning.rows_cap:
-            cap = min(cap, self.tuning.rows_cap)
-        return min(cap, max(1, 2 * self._profile(model, device).rows_known))
+        variant = self._default.get((model, device), model)
+        cap = self._variants[variant].rows_max
+        if 0 < self.tuning.rows_cap < cap:
+            cap = self.tuning.rows_cap
+        learnt = 2 * self._profiles[variant, device].rows_known or 1
+        return cap if cap < learnt else learnt
 
     # -- what others see ----------------------------------------------------------------------
 

@@ -5,12 +5,13 @@
 There is one source: the functions of `forming.py` and `rollout.py` are compiled as they stand, with
 each other's compiled forms in their namespace. Compiling takes some seconds; the result is kept
 beside the source or in NUMBA_CACHE_DIR, from where it is there in half a second. Where neither can
-be written to, it is made anew at each start. What is kept is named by a digest of both files,
-because numba looks at one function's own file only.
+be written to, it is made anew at each start. What is kept is named by a digest of both files and
+this one, because numba looks at one function's own file only.
 """
 
 import inspect
 import mmap
+import sys
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
@@ -33,7 +34,8 @@ ROLLOUT = (
     "choose",
 )  # fmt: skip
 LISTS = ROLLOUT[5:]  # the others allocate nothing, so that references need not be counted
-# "numpy": a division by zero is no error; there is none.
+# "numpy": a division by zero is no error; there is none. All is one function (`forceinline`): a call
+# would hand over each array's seven words, and calls took half of the time.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(
     due=[1], lane_low=[0], lane_high=[1], lane_weight=[1.0], line_lane=[0, 1], line_shaped=[0],
@@ -77,16 +79,15 @@ def obstacle() -> str:
 def _compiled(njit: Callable[..., Any], *, keep: bool) -> Choose:
     import numpy as np  # noqa: PLC0415  # comes with numba
 
-    text = inspect.getsource(forming) + inspect.getsource(rollout)
+    text = "".join(map(inspect.getsource, (forming, rollout, sys.modules[__name__])))
     digest = blake2b(text.encode(), digest_size=8).hexdigest()
     names: dict[str, Any] = {**vars(forming), **vars(rollout)}
     for name in (*FORMING, *ROLLOUT):
         plain = FunctionType(names[name].__code__, names, name)
         plain.__qualname__ = f"{name}_{digest}"
         inner = name != "choose"
-        names[name] = njit(cache=keep, no_cpython_wrapper=inner, _nrt=name in LISTS, **OPTIONS)(
-            plain
-        )
+        kept = {"cache": keep, "no_cpython_wrapper": inner, "forceinline": inner}
+        names[name] = njit(**kept, _nrt=name in LISTS, **OPTIONS)(plain)
     kinds = [np.float64 if field in FLOATS else np.int64 for field in Scene._fields]
 
     def choose(scene: Scene, terms: Terms) -> Chosen:

@@ -105,7 +105,8 @@ def _overdue(
 
 
 def _due(queue: RequestQueue) -> tuple[int, int]:
-    return (queue.head.due_ns, queue.head.id)
+    head = queue.head
+    return (head.due_ns, head.id)
 
 
 def _least_regret(

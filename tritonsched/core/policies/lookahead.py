@@ -97,5 +97,6 @@ def _formed(
 
 def _horizon_ns(queues: Sequence[RequestQueue]) -> int:
     """1.5 times the mean relative deadline of the heads, one second at most."""
-    spans = [min(queue.head.due_ns - queue.head.arrival_ns, PATIENCE_NS) for queue in queues]
+    heads = [queue.head for queue in queues]
+    spans = [min(head.due_ns - head.arrival_ns, PATIENCE_NS) for head in heads]
     return max(1, min(PATIENCE_NS, sum(spans) * 3 // (2 * len(spans))))

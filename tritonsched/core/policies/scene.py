@@ -17,30 +17,33 @@ MEMBERS_MAX = 2048  # of a lane: a burst of 1024 seen in half cost 3 points (She
 
 class Line:
     """A queue with its ways to be served. times: safe ns by number of requests, by way and device;
-    empty where it does not run. is_unproven: on the first device, in some way.
+    empty where it does not run. top: by device, the number of its best way there; -1 without one.
+    is_unproven: on the first device, in some way.
     """
 
-    __slots__ = ("is_unproven", "queue", "times", "top", "ways")
+    __slots__ = ("_width", "is_unproven", "queue", "times", "top", "ways")
 
     def __init__(self, queue: RequestQueue, view: SchedulerView, devices: Sequence[str]) -> None:
         self.queue = queue
-        self.is_unproven = False
-        width = max(1, round(queue.rows / queue.size))
-        ways: dict[str, Way] = {}
-        times: dict[tuple[str, str], Sequence[int]] = {}
-        self.top: list[str] = []  # by device, the best variant there
-        for device in devices:
-            there = view.variants(queue.model, device)
-            self.top.append(there[0].model if there else "")
-            for way in there:
-                ways[way.model] = way
-                cap = 1 if queue.alone else max(1, view.rows_cap(way.model, device) // width)
-                rows = min(cap, queue.size) * width
-                safe = view.safe_times(way.model, device, rows)[: rows + 1 : width]
-                times[way.model, device] = safe if safe[-1] else [1] * len(safe)  # 0: unproven
-                self.is_unproven |= device == devices[0] and not safe[-1]
-        self.ways = list(ways.values())
-        self.times = [times.get((way.model, device), []) for way in self.ways for device in devices]
+        self._width = 1 if queue.rows == queue.size else max(1, round(queue.rows / queue.size))
+        there = [view.variants(queue.model, device) for device in devices]
+        self.ways: Sequence[Way] = there[0]
+        if len(devices) > 1:
+            self.ways = list({way.model: way for ways in there for way in ways}.values())
+        self.top = [self.ways.index(ways[0]) if ways else -1 for ways in there]
+        self.times = [
+            self._points(view, way, device) if way in ways else ()
+            for way in self.ways
+            for device, ways in zip(devices, there, strict=True)
+        ]
+        first = self.times[:: len(devices)]
+        self.is_unproven = any(points and not points[-1] for points in first)
+
+    def _points(self, view: SchedulerView, way: Way, device: str) -> Sequence[int]:
+        queue, width = self.queue, self._width
+        cap = 1 if queue.alone else max(1, view.rows_cap(way.model, device) // width)
+        rows = min(cap, queue.size) * width
+        return view.safe_times(way.model, device, rows)[: rows + 1 : width]
 
 
 def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
@@ -66,13 +69,12 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
             weights.append(weight)
         line_lane.append(len(low))
         first = len(way_line)
-        names = [way.model for way in line.ways]
-        top += [first + names.index(name) if name else -1 for name in line.top]
-        way_line += [number] * len(names)
+        top += [first + way if way >= 0 else -1 for way in line.top]
+        way_line += [number] * len(line.ways)
         for points in line.times:
             table.append(len(times) if points else -1)
             cap.append(len(points) - 1)
-            times += points
+            times += points if not points or points[-1] else [1] * len(points)  # 0: unproven
     return Scene(
         due, low, high, weights, line_lane,
         [int(line.queue.shaped > 0) for line in lines], [int(len(lines) > 1)] * len(lines),
