@@ -165,16 +165,28 @@ class RequestQueue:
         self.shaped -= request.utility is not None
 
 
+class _Waiting:
+    """What waits for one model: its queues, oldest first, how many requests, and by tenant."""
+
+    __slots__ = ("queues", "size", "tenants")
+
+    def __init__(self) -> None:
+        self.queues: dict[Key, RequestQueue] = {}
+        self.size = 0
+        self.tenants: dict[str, dict[int, Request]] = {}
+
+
+_NOTHING = _Waiting()
+
+
 class QueueSet:
     """All queues, and the index by request id that cancellation needs. Empty queues are dropped."""
 
-    __slots__ = ("_by_id", "_by_model", "_counts", "_tenants")
+    __slots__ = ("_by_id", "_by_model")
 
     def __init__(self) -> None:
-        self._by_model: dict[str, dict[Key, RequestQueue]] = {}
+        self._by_model: dict[str, _Waiting] = {}
         self._by_id: dict[int, Request] = {}
-        self._counts: dict[str, int] = {}
-        self._tenants: dict[str, dict[str, dict[int, Request]]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -183,17 +195,17 @@ class QueueSet:
         return request_id in self._by_id
 
     def __iter__(self) -> Iterator[RequestQueue]:
-        for queues in list(self._by_model.values()):
-            yield from list(queues.values())
+        for waiting in list(self._by_model.values()):
+            yield from list(waiting.queues.values())
 
     def of_model(self, model: str) -> list[RequestQueue]:
         """The model's non-empty queues, oldest queue first."""
-        return list(self._by_model.get(model, {}).values())
+        return list(self._by_model.get(model, _NOTHING).queues.values())
 
     def of_models(self, models: set[str]) -> list[RequestQueue]:
         """Non-empty queues of these models, in order of model name, then age."""
         found = sorted(models & self._by_model.keys())
-        return [queue for model in found for queue in self._by_model[model].values()]
+        return [queue for model in found for queue in self._by_model[model].queues.values()]
 
     def any_of(self, models: set[str]) -> bool:
         """Does anything wait for one of these models?"""
@@ -201,52 +213,53 @@ class QueueSet:
 
     def requests_of(self, model: str) -> int:
         """How many requests wait for the model."""
-        return self._counts.get(model, 0)
+        return self._by_model.get(model, _NOTHING).size
 
     def tenants_of(self, model: str) -> Mapping[str, dict[int, Request]]:
         """Who waits for the model: by tenant, then by id, the last that came last."""
-        return self._tenants.get(model, {})
+        return self._by_model.get(model, _NOTHING).tenants
 
     def by_tenant(self) -> dict[str, int]:
         """How many requests of each wait, for all models together."""
         found: dict[str, int] = {}
-        for tenants in self._tenants.values():
-            for name, waiting in tenants.items():
-                found[name] = found.get(name, 0) + len(waiting)
+        for waiting in self._by_model.values():
+            for name, requests in waiting.tenants.items():
+                found[name] = found.get(name, 0) + len(requests)
         return found
 
     def push(self, request: Request) -> None:
         assert request.id not in self._by_id, f"request {request.id} is queued already"
-        queues = self._by_model.setdefault(request.model, {})
+        waiting = self._by_model.get(request.model)
+        if waiting is None:
+            waiting = self._by_model[request.model] = _Waiting()
         key = _key(request)
-        queue = queues.get(key)
+        queue = waiting.queues.get(key)
         if queue is None:
-            queue = queues[key] = RequestQueue(
+            queue = waiting.queues[key] = RequestQueue(
                 request.model, key[0], alone=request.alone, server=request.server
             )
         queue.push(request)
         self._by_id[request.id] = request
-        self._counts[request.model] = self._counts.get(request.model, 0) + 1
-        tenants = self._tenants.setdefault(request.model, {})
-        tenants.setdefault(request.tenant, {})[request.id] = request
+        waiting.size += 1
+        waiting.tenants.setdefault(request.tenant, {})[request.id] = request
 
     def pop(self, request_id: int) -> Request | None:
         """Remove and return the request; None if it is not queued."""
         request = self._by_id.pop(request_id, None)
         if request is None:
             return None
-        queues = self._by_model[request.model]
+        waiting = self._by_model[request.model]
         key = _key(request)
-        queues[key].remove(request)
-        self._counts[request.model] -= 1
-        tenants = self._tenants[request.model]
-        del tenants[request.tenant][request.id]
-        if not tenants[request.tenant]:
-            del tenants[request.tenant]
-        if not len(queues[key]):
-            del queues[key]
-            if not queues:
-                del self._by_model[request.model]
-                del self._tenants[request.model]
-                del self._counts[request.model]
+        queue = waiting.queues[key]
+        queue.remove(request)
+        waiting.size -= 1
+        if not waiting.size:
+            del self._by_model[request.model]
+            return request
+        if not queue.size:
+            del waiting.queues[key]
+        tenant = waiting.tenants[request.tenant]
+        del tenant[request.id]
+        if not tenant:
+            del waiting.tenants[request.tenant]
         return request

@@ -232,15 +232,18 @@ class Scheduler(State):
         """When something changes by itself: a batch nears its end, a member turns hopeless, a hold
         ends.
         """
-        times = [self._hopeless_ns, *self._held_until.values()]
-        times += [
-            device.predicted_end_ns - self.tuning.lead_ns - device.far_ns
-            for device in self._devices.values()
-            if len(device.batches) == 1
-            and device.is_up
-            and (self._queues.any_of(device.models) or self._streams.waiting(device.name))
-        ]
-        first = min((time for time in times if time > self._now), default=NEVER_NS)
+        now, first = self._now, NEVER_NS
+        for time in (self._hopeless_ns, *self._held_until.values()):
+            if now < time < first:
+                first = time
+        for device in self._devices.values():
+            if len(device.batches) != 1 or not device.is_up:
+                continue
+            time = device.predicted_end_ns - self.tuning.lead_ns - device.far_ns
+            if now < time < first and (
+                self._queues.any_of(device.models) or self._streams.waiting(device.name)
+            ):
+                first = time
         return first if first < NEVER_NS else None
 
     def _admit(self, now: int, decisions: list[Decision]) -> None:

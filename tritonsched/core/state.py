@@ -137,7 +137,7 @@ class State:
         if 0 < self.tuning.rows_cap < cap:
             cap = self.tuning.rows_cap
         learnt = 2 * self._profiles[variant, device].rows_known or 1
-        return cap if cap < learnt else learnt
+        return min(cap, learnt)
 
     # -- what others see ----------------------------------------------------------------------
 

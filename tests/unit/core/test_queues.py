@@ -98,6 +98,10 @@ def test_a_random_history_leaves_what_a_plain_list_would() -> None:
             queue.push(made)
         ordered = sorted(plain, key=lambda r: (r.due_ns, r.id))
         assert list(queue) == ordered
+        if dice.random() < 0.5:  # what is remembered is asked for at some times only
+            assert ordered == [] or queue.head is ordered[0]
+            timed = [r.deadline_ns for r in plain]
+            assert queue.first_deadline_ns == min(timed, default=NEVER_NS)
         assert queue.rows == sum(r.rows for r in plain)
         end = dice.randrange(50)
         in_time = [r for r in ordered if r.deadline_ns >= end]

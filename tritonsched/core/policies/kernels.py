@@ -34,8 +34,7 @@ ROLLOUT = (
     "choose",
 )  # fmt: skip
 LISTS = ROLLOUT[5:]  # the others allocate nothing, so that references need not be counted
-# "numpy": a division by zero is no error; there is none. All is one function (`forceinline`): a call
-# would hand over each array's seven words, and calls took half of the time.
+# "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(
     due=[1], lane_low=[0], lane_high=[1], lane_weight=[1.0], line_lane=[0, 1], line_shaped=[0],
@@ -85,6 +84,7 @@ def _compiled(njit: Callable[..., Any], *, keep: bool) -> Choose:
     for name in (*FORMING, *ROLLOUT):
         plain = FunctionType(names[name].__code__, names, name)
         plain.__qualname__ = f"{name}_{digest}"
+        # All one function: a call hands over each array's seven words, half of the time was that.
         inner = name != "choose"
         kept = {"cache": keep, "no_cpython_wrapper": inner, "forceinline": inner}
         names[name] = njit(**kept, _nrt=name in LISTS, **OPTIONS)(plain)
