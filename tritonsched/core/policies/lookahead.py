@@ -97,6 +97,9 @@ def _formed(
 
 def _horizon_ns(queues: Sequence[RequestQueue]) -> int:
     """1.5 times the mean relative deadline of the heads, one second at most."""
-    heads = [queue.head for queue in queues]
-    spans = [min(head.due_ns - head.arrival_ns, PATIENCE_NS) for head in heads]
-    return max(1, min(PATIENCE_NS, sum(spans) * 3 // (2 * len(spans))))
+    total_ns = 0
+    for queue in queues:
+        head = queue.head
+        span_ns = head.deadline_ns - head.arrival_ns if head.has_deadline else head.patience_ns
+        total_ns += min(span_ns, PATIENCE_NS)
+    return max(1, min(PATIENCE_NS, total_ns * 3 // (2 * len(queues))))

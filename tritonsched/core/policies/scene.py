@@ -23,21 +23,33 @@ class Line:
 
     __slots__ = ("_width", "is_unproven", "queue", "times", "top", "ways")
 
+    ways: Sequence[Way]
+    top: Sequence[int]
+    times: Sequence[Sequence[int]]
+
     def __init__(self, queue: RequestQueue, view: SchedulerView, devices: Sequence[str]) -> None:
         self.queue = queue
         self._width = 1 if queue.rows == queue.size else max(1, round(queue.rows / queue.size))
-        there = [view.variants(queue.model, device) for device in devices]
-        self.ways: Sequence[Way] = there[0]
-        if len(devices) > 1:
-            self.ways = list({way.model: way for ways in there for way in ways}.values())
+        if len(devices) == 1:
+            ways = self.ways = view.variants(queue.model, devices[0])
+            self.top = [0]  # it is the device's own queue
+            self.times = [self._points(view, way, devices[0]) for way in ways]
+        else:
+            self._spread(view, devices)
+        self.is_unproven = False
+        for points in self.times[:: len(devices)]:
+            if points and not points[-1]:
+                self.is_unproven = True
+
+    def _spread(self, view: SchedulerView, devices: Sequence[str]) -> None:
+        there = [view.variants(self.queue.model, device) for device in devices]
+        self.ways = list({way.model: way for ways in there for way in ways}.values())
         self.top = [self.ways.index(ways[0]) if ways else -1 for ways in there]
         self.times = [
             self._points(view, way, device) if way in ways else ()
             for way in self.ways
             for device, ways in zip(devices, there, strict=True)
         ]
-        first = self.times[:: len(devices)]
-        self.is_unproven = any(points and not points[-1] for points in first)
 
     def _points(self, view: SchedulerView, way: Way, device: str) -> Sequence[int]:
         queue, width = self.queue, self._width
