@@ -199,6 +199,28 @@ async def test_more_sequences_than_triton_has_slots_do_not_starve_each_other(
         assert sums == [[who * (step + 1.0) for step in steps] for who in crowd]
 
 
+async def test_sequences_that_wait_together_are_sent_together(stage: Stage) -> None:
+    """So that Triton's own sequence batcher has something to merge; each sum is its sequence's."""
+    crowd = range(301, 301 + SLOTS)
+    many = 10_000  # steps: until it is seen
+
+    async def batches() -> float:
+        return await metric(stage.sidecar, "tritonsched_batch_rows_count", model="summed")
+
+    async with stub_of(grpc_url(stage.sidecar)) as stub, asyncio.timeout(PATIENCE_S):
+        for step in range(many):
+            before = await batches()
+            asked = [in_sequence(ask("summed", who), who, step, many) for who in crowd]
+            replies = await asyncio.gather(*[awaited(stub.ModelInfer(each)) for each in asked])
+            sums = [np.frombuffer(reply.raw_output_contents[0], np.float32)[0] for reply in replies]
+            assert sums == [who * (step + 1.0) for who in crowd]
+            if await batches() - before < len(crowd):
+                break
+        assert step > 0  # a start goes alone
+        ends = [in_sequence(ask("summed", 0), who, many - 1, many) for who in crowd]
+        await asyncio.gather(*[awaited(stub.ModelInfer(each)) for each in ends])
+
+
 # -- generate ---------------------------------------------------------------------------------
 
 GENERATE: dict[str, tuple[str, bytes]] = {

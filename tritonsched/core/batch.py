@@ -51,6 +51,7 @@ class Completion:
     ok: it was executed; its time teaches the profile.
     retried: it failed and the driver submits its members again; no outcome is counted, but for
     those that have `ended` with it.
+    failed: members that were not executed though others were, each by a call of its own.
     sent_ns: when its message was written; None for the moment of its dispatch.
     returned_ns: when its answer came, if its members' replies were written since; None for now.
     """
@@ -59,6 +60,7 @@ class Completion:
     ok: bool = True
     retried: bool = False
     ended: frozenset[int] = frozenset()
+    failed: frozenset[int] = frozenset()
     sent_ns: int | None = None
     returned_ns: int | None = None
 

@@ -144,6 +144,8 @@ class Request:
     rows: leading dimension, >= 1.
     deadline_ns: absolute; NEVER_NS for none.
     alone: it must be a batch of its own (not mergeable, or the second try of a failed merge).
+    apart: it is a call of its own at Triton, beside those that share its batch: they have the
+    device together (a sequence's, which Triton merges itself). Its signature is nobody else's.
     retry: it was sent before, and its merge failed or its server was lost: counted as submitted and
     accepted already.
     reservation: the stream it says it is a frame of; 0 for none.
@@ -172,6 +174,7 @@ class Request:
     boost: float = 1.0
     server: str = ""
     patience_ns: int = PATIENCE_NS
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if self.rows < 1:

@@ -390,7 +390,7 @@ class Scheduler(State):
     def _outcome(self, request: Request, completion: Completion, now: int) -> Outcome:
         if request.id in self._abandoned:
             return Outcome.CANCELLED
-        if not completion.ok:
+        if not completion.ok or request.id in completion.failed:
             return Outcome.FAILED
         return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
 

@@ -14,11 +14,8 @@ one bad request never touches another and Triton itself words the error (DESIGN.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
-
-import structlog
 
 from tritonsched import errors
 from tritonsched.backend.base import Backend
@@ -36,11 +33,11 @@ from tritonsched.core.batch import (
 from tritonsched.core.proposal import Proposal
 from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
-from tritonsched.proxy.again import Again
 from tritonsched.proxy.answered import answered
-from tritonsched.proxy.assembly import join, placed, split
+from tritonsched.proxy.assembly import join, split
 from tritonsched.proxy.client_regions import Regions
-from tritonsched.proxy.explaining import explain, is_ok
+from tritonsched.proxy.endings import Endings, internal
+from tritonsched.proxy.explaining import is_ok
 from tritonsched.proxy.families import addressed, told
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.inputs import Inputs
@@ -52,7 +49,6 @@ from tritonsched.proxy.timer import Timer
 from tritonsched.tensors import Answer, BatchReply, Cancel, Done
 
 Listener = Callable[[int, Sequence[Decision]], None]
-_log = structlog.get_logger()
 
 
 class Driver(Inputs):
@@ -90,25 +86,30 @@ class Driver(Inputs):
         super().__init__(scheduler, clock)
         self._backend = backend
         self._timer = make_timer(self._timer_fired)
-        self._held = held or Held()
         self._wakeup_ns: int | None = None
         self._is_armed = False
         self._on_decisions = on_decisions
         self._on_reply = on_reply
         self._on_send = on_send
-        self._on_lost = on_lost
-        self._on_taken_apart = on_taken_apart
         self._on_reserved = on_reserved
         self.is_current = is_current
         self.require_harmless: Callable[[Regions], None] = lambda _: None
-        self._resend_failed = resend_failed
         self._loop = asyncio.get_running_loop()
         self._pump_due = False
-        self._pending: dict[int, Pending] = {}
-        self._again = Again(scheduler, self._pending, clock, resend_lost=resend_lost)
+        self._endings = Endings(
+            scheduler,
+            clock,
+            held=held or Held(),
+            wake=self._wake,
+            worded=lambda job, variant: self._spawn(self._worded(job, variant)),
+            on_reply=on_reply,
+            on_lost=on_lost,
+            on_taken_apart=on_taken_apart,
+            resend_failed=resend_failed,
+            resend_lost=resend_lost,
+        )
         self._lone: set[asyncio.Task[None]] = set()
         self._holds = Holds(self._let_go)
-        self._batches = Held()
 
     # -- inputs -------------------------------------------------------------------------------
 
@@ -150,32 +151,24 @@ class Driver(Inputs):
 
     def _submit(self, pending: Pending) -> Cancel:
         request = pending.job.request
-        self._pending[request.id] = pending
-        self._held.take(len(pending.job.call.raw), request.tenant)
+        self._endings.put(pending)
         self._scheduler.submit(request, self._clock())
         self._wake()
         return partial(self._cancel, request.id)
 
     def _cancel(self, request_id: int) -> None:
-        if self._take(request_id) is not None:
+        if self._endings.take(request_id) is not None:
             self._scheduler.cancel(request_id, self._clock())
             self._wake()
 
-    def _take(self, request_id: int) -> Pending | None:
-        """Out of the table: from here on nobody else answers it."""
-        pending = self._pending.pop(request_id, None)
-        if pending is not None:
-            self._held.give_back(len(pending.job.call.raw), pending.job.request.tenant)
-        return pending
-
     def drop_model(self, model: str) -> None:
         """Triton does not serve it. What is left of its calls is still Triton's to word."""
-        if not any(pending.job.request.model == model for pending in self._pending.values()):
+        if not self._endings.any_of(model):
             self._scheduler.drop_model(model, self._clock())
 
     async def drained(self) -> None:
         """Wait until no batch is out, those of clients that left included."""
-        await self._batches.none_left()
+        await self._endings.batches.none_left()
 
     def close(self) -> None:
         """Disarm the timer. Batches that are still out finish by themselves."""
@@ -221,10 +214,10 @@ class Driver(Inputs):
             case Dispatch(batch):
                 self._dispatch(batch, due_ns)
             case Reject(request, reason, retry_after_ns):
-                self._fail(request.id, refusal_error(request, reason, retry_after_ns, now))
+                self._endings.end(request.id, refusal_error(request, reason, retry_after_ns, now))
             case Expire(request):
                 text = f"model '{request.model}': the deadline passed while the request was queued"
-                self._fail(request.id, errors.DeadlineExpired(text))
+                self._endings.end(request.id, errors.DeadlineExpired(text))
             case Grant() | Refuse():
                 if self._on_reserved is not None:
                     self._on_reserved(decision)
@@ -237,50 +230,83 @@ class Driver(Inputs):
         """Send; every member is answered exactly once, whatever happens. due_ns: when the pump
         should have run.
         """
-        jobs = [self._pending[request.id].job for request in batch.requests]
+        jobs = [self._endings.job(request.id) for request in batch.requests]
         infos = {id(job.info): job.info for job in jobs}  # they mostly share one
         stale = not all(map(self.is_current, infos.values()))
         flight = Flight(batch, jobs, batch.dispatch_ns)
-        self._batches.take(0)
-        if stale and len(jobs) > 1:
-            self._finish(Completion(batch.id, ok=False, retried=True))
-            self._again.apart(batch)
+        self._endings.batches.take(0)
+        if stale and len(jobs) > 1 and not batch.requests[0].apart:
+            self._endings.apart(batch)
             return
         if stale or jobs[0].lone or batch.requests[0].alone:
-            self._spawn(self._alone(flight))
+            self._spawn(self._as_it_came(flight))
             return
         try:
             self._backend.send(join(batch, jobs), partial(self._came_back, flight))
         except errors.RegionFault as error:
-            self._failed(flight, error)
+            self._endings.failed(flight, error)
             return
         except Exception as error:
-            self._broke(flight, error)
+            self._endings.broke(flight, error)
             return
         flight.sent_ns = self._clock()
         if self._on_send is not None:
             self._on_send(flight.sent_ns - due_ns)
 
-    async def _alone(self, flight: Flight) -> None:
-        job = flight.jobs[0]
-        job.call.server = flight.batch.server
+    async def _as_it_came(self, flight: Flight) -> None:
+        """Each member by a call of its own; mostly there is one."""
+        first = flight.jobs[0]
         end_hold = None
-        if job.in_sequence:
-            end_hold = self._holds.begin(flight.batch, job.call, job.info.idle_ns)
+        if first.in_sequence:
+            end_hold = self._holds.begin(flight.batch, first.call, first.info.idle_ns)
+        for job in flight.jobs:
+            job.call.server = flight.batch.server
+        try:
+            if len(flight.jobs) == 1:
+                await self._alone(flight, first)
+            else:
+                await self._beside(flight)
+        finally:
+            if end_hold is not None:
+                end_hold()
+
+    async def _alone(self, flight: Flight, job: Job) -> None:
         try:
             if job.send is None:
                 answer = await self._forward(job, flight.batch.model)
             else:
                 answer = await job.send(flight.batch.expected_ns)
         except errors.TritonschedError as error:
-            self._failed(flight, error)
+            self._endings.failed(flight, error)
         except Exception as error:
-            self._broke(flight, error)
+            self._endings.broke(flight, error)
         else:
-            self._answer_all(flight, [answer], ok=is_ok(answer))
-        finally:
-            if end_hold is not None:
-                end_hold()
+            self._endings.answer_all(flight, [answer], ok=is_ok(answer))
+
+    async def _beside(self, flight: Flight) -> None:
+        """Calls of several sequences, which Triton itself may merge: each is answered when its own
+        answer is there, and the device is theirs until the last one is.
+        """
+        went_well = await asyncio.gather(*(self._member(flight, job) for job in flight.jobs))
+        members = zip(flight.jobs, went_well, strict=True)
+        failed = frozenset(job.request.id for job, ok in members if not ok)
+        self._endings.finish(
+            Completion(flight.batch.id, ok=any(went_well), failed=failed, sent_ns=flight.sent_ns)
+        )
+
+    async def _member(self, flight: Flight, job: Job) -> bool:
+        """Whether it was executed."""
+        try:
+            answer = await self._forward(job, flight.batch.model)
+        except errors.TritonschedError as error:
+            self._endings.end(job.request.id, error)
+            self._endings.heard_of(flight.batch.server, error)
+            return False
+        except Exception as error:
+            self._endings.end(job.request.id, internal(error))
+            return False
+        self._endings.answer(flight.batch, job, answer, self._clock())
+        return is_ok(answer)
 
     def _let_go(self, batch: Batch) -> None:
         self._scheduler.let_go(batch.id, self._clock())
@@ -299,9 +325,7 @@ class Driver(Inputs):
             outcome: Answer | errors.TritonschedError = await self._forward(job, variant)
         except errors.TritonschedError as error:
             outcome = error
-        pending = self._take(job.request.id)
-        if pending is not None:
-            self._tell(pending, outcome)
+        self._endings.end(job.request.id, outcome)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -310,83 +334,15 @@ class Driver(Inputs):
 
     def _came_back(self, flight: Flight, outcome: BatchReply | errors.TritonschedError) -> None:
         if isinstance(outcome, errors.TritonschedError):
-            self._failed(flight, outcome)
+            self._endings.failed(flight, outcome)
             return
         try:
             answers = split(outcome, flight.jobs)
         except errors.TritonschedError as error:
-            self._failed(flight, error)
+            self._endings.failed(flight, error)
         except Exception as error:
-            self._broke(flight, error)
+            self._endings.broke(flight, error)
         else:
-            self._answer_all(flight, answers, ok=True)
+            self._endings.answer_all(flight, answers, ok=True)
         finally:
             outcome.release()
-
-    def _answer_all(self, flight: Flight, answers: Sequence[Answer], *, ok: bool) -> None:
-        returned_ns = self._clock()
-        for job, answer in zip(flight.jobs, answers, strict=True):
-            self._answer(flight.batch, job, answer, returned_ns)
-        self._finish(
-            Completion(flight.batch.id, ok=ok, sent_ns=flight.sent_ns, returned_ns=returned_ns)
-        )
-
-    def _failed(self, flight: Flight, error: errors.TritonschedError) -> None:
-        """Triton failed it: it is taken apart. Its server is gone: others take what they can."""
-        batch = flight.batch
-        if isinstance(error, errors.BackendError) and self._resend_failed:
-            if self._on_taken_apart is not None:
-                self._on_taken_apart(batch, error)
-            self._finish(Completion(batch.id, ok=False, retried=True))
-            self._again.apart(batch)
-            return
-        moved = self._again.movable(flight, error)
-        ended = Completion.lost(batch, moved)
-        self._fail_all([job for job in flight.jobs if job.request.id in ended.ended], error)
-        self._finish(ended)
-        self._again.elsewhere(moved)
-        if isinstance(error, errors.TritonUnavailable) and self._on_lost is not None:
-            self._on_lost(batch.server)
-
-    def _broke(self, flight: Flight, error: Exception) -> None:
-        """Our own mistake: its members are told, the others go on."""
-        _log.error("internal error", exc_info=error)
-        self._fail_all(flight.jobs, errors.TritonschedError(f"internal error: {error!r}"))
-        self._finish(Completion(flight.batch.id, ok=False))
-
-    def _finish(self, completion: Completion) -> None:
-        self._scheduler.complete(completion, self._clock())
-        self._batches.give_back(0)
-        self._wake()
-
-    def _answer(self, batch: Batch, job: Job, answer: Answer, returned_ns: int) -> None:
-        if job.request.id not in self._pending:
-            return
-        try:
-            answer = placed(answer, job) if job.call.output_refs else answer
-        except errors.RegionFault:
-            self._spawn(self._worded(job, batch.model))
-            return
-        pending = self._take(job.request.id)
-        assert pending is not None
-        if job.call.explain:
-            answer = replace(answer, explain=explain(batch, job, returned_ns))
-        self._tell(pending, answer)
-        if pending.writes and self._on_reply is not None:
-            self._on_reply(self._clock() - returned_ns)
-
-    def _fail_all(self, jobs: Sequence[Job], error: errors.TritonschedError) -> None:
-        for job in jobs:
-            self._fail(job.request.id, error)
-
-    def _fail(self, request_id: int, error: errors.TritonschedError) -> None:
-        pending = self._take(request_id)
-        if pending is not None:
-            self._tell(pending, error)
-
-    def _tell(self, pending: Pending, outcome: Answer | errors.TritonschedError) -> None:
-        """A frontend that fails to write one answer must not keep the others from theirs."""
-        try:
-            pending.done(outcome)
-        except Exception as error:
-            _log.error("an answer could not be written", exc_info=error)

@@ -286,7 +286,8 @@ class Proxy:
             self._on_lone(call.model, lone)
             self.homes.settle(call, info, key, is_stream=send is not None)
         request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
-        request = _as_served(request, info)
+        is_next = key is not None and not call.parameters.get("sequence_start")
+        request = _as_served(request, info, is_next=is_next)
         return Job(call, info, request, lone, clipped, regions, send, key is not None)
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
@@ -366,12 +367,15 @@ class Proxy:
         )
 
 
-def _as_served(request: Request, info: ModelInfo) -> Request:
-    """With what its model adds."""
+def _as_served(request: Request, info: ModelInfo, *, is_next: bool) -> Request:
+    """With what its model adds. is_next: of a sequence, and not its first; that one may have to
+    wait in Triton, so nobody shares its turn.
+    """
     if info.variants and request.version:  # the family's; of its variants it is the newest
         return replace(request, version="")
     if info.idle_ns:  # Triton ends a sequence whose next call is not there by then
-        return replace(request, patience_ns=min(PATIENCE_NS, info.idle_ns // PATIENCE_SHARE))
+        patience_ns = min(PATIENCE_NS, info.idle_ns // PATIENCE_SHARE)
+        return replace(request, patience_ns=patience_ns, alone=not is_next, apart=is_next)
     return request
 
 

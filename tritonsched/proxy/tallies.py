@@ -89,12 +89,14 @@ class Tallies:
     def on_dispatch(self, batch: Batch, now: int) -> None:
         first = batch.requests[0].id
         for request in batch.requests:
-            self._sent[request.id] = (first, batch.model)
+            self._sent[request.id] = (request.id if request.apart else first, batch.model)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         tally = self._tally(batch.model, batch.requests[0].version)
-        tally.ok += 1
-        if not batch.requests[0].alone:
+        first = batch.requests[0]
+        if not first.apart:
+            tally.ok += 1
+        if not (first.alone or first.apart):
             tally.calls += 1
             if len(batch.requests) > 1:
                 _add(tally.added, batch.rows, len(batch.requests) - 1)
@@ -103,6 +105,8 @@ class Tallies:
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         sent = self._sent.pop(request.id, None)
+        if request.apart and sent is not None and outcome is not Outcome.FAILED:
+            self._tally(sent[1], request.version).ok += 1  # whether its client is there or not
         if outcome in _ANSWERED:
             return
         if outcome is Outcome.FAILED:

@@ -127,6 +127,7 @@ class Scene:
         lone: str = "",
         clipped: bool = False,
         in_sequence: bool = False,
+        apart: bool = False,
         **fields: Any,
     ) -> Job:
         """A job that arrives now, with its own id."""
@@ -138,8 +139,10 @@ class Scene:
             deadline=deadline,
             rows=data.shape[0],
             model="echo",
-            alone=bool(lone),
+            signature=0 if lone else 1,
+            alone=bool(lone) and not apart,
         )
+        asked.apart = apart
         made_call = call(data, **fields)
         return Job(made_call, ECHO, asked, lone=lone, clipped=clipped, in_sequence=in_sequence)
 

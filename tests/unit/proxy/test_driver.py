@@ -11,7 +11,15 @@ from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched import errors
 from tritonsched.backend.scripted import Step, fail, hang, lose, malformed, ok
 from tritonsched.proxy.streaming import HOLD_FACTOR
-from tritonsched.tensors import Answer, BatchCall, GrpcReply, HttpReply, Tensor, Wire
+from tritonsched.tensors import (
+    Answer,
+    BatchCall,
+    GrpcReply,
+    HttpReply,
+    InferCall,
+    Tensor,
+    Wire,
+)
 
 # -- one batch --------------------------------------------------------------------------------
 
@@ -41,8 +49,61 @@ async def test_what_was_asked_to_go_alone_goes_as_it_came(loop: VirtualLoop) -> 
     assert scene.backend.batches == []
 
 
-def in_sequence(scene: Scene, **parameters: int | bool) -> "asyncio.Task[Answer]":
-    return scene.send(lone="sequence", in_sequence=True, parameters=parameters)
+def in_sequence(
+    scene: Scene, *, apart: bool = False, **parameters: int | bool
+) -> "asyncio.Task[Answer]":
+    return scene.send(lone="sequence", in_sequence=True, apart=apart, parameters=parameters)
+
+
+@virtual
+async def test_sequences_have_the_device_together_and_each_its_own_answer(
+    loop: VirtualLoop,
+) -> None:
+    """Triton merges them itself; until the last of them is back nobody else has the device."""
+    scene = Scene(loop, ok(2 * MS), fail(3 * MS), lose(4 * MS), ok(EXEC_NS))
+    tasks = [in_sequence(scene, apart=True, sequence_id=n) for n in (1, 2, 3, 4)]
+    ended: list[tuple[int, int]] = []
+    for task in tasks:
+        task.add_done_callback(lambda done: ended.append((tasks.index(done) + 1, loop.now_ns())))
+    other = scene.send(filled(1))
+    first, second, third, last = await ends(*tasks)
+    assert [made.parameters["sequence_id"] for made in scene.backend.lone] == [1, 2, 3, 4]
+    assert ended == [(1, 2 * MS), (2, 3 * MS), (3, 4 * MS), (4, EXEC_NS)]
+    assert (first.code, second.code, last.code) == ("OK", "INTERNAL", "OK")
+    assert isinstance(third, errors.TritonUnavailable)
+    assert scene.lost == [""]
+    await other
+    assert loop.now_ns() == 2 * EXEC_NS
+    assert scene.log == [(0, "dispatch"), (EXEC_NS, "dispatch")]
+    assert scene.outcomes() == {"served": 3, "failed": 2}
+
+
+@virtual
+async def test_a_mistake_of_ours_with_one_sequence_is_not_the_others(loop: VirtualLoop) -> None:
+    scene = Scene(loop)
+    forward = scene.backend.forward
+
+    async def broken(made: InferCall) -> Answer:
+        if made.parameters["sequence_id"] == 1:
+            raise ZeroDivisionError
+        return await forward(made)
+
+    scene.backend.forward = broken  # type: ignore[method-assign, assignment]
+    first, second = await ends(*[in_sequence(scene, apart=True, sequence_id=n) for n in (1, 2)])
+    assert "internal error" in str(first)
+    assert second.code == "OK"
+    assert scene.outcomes() == {"served": 1, "failed": 1}
+
+
+@virtual
+async def test_a_model_that_changed_meanwhile_is_tritons_to_word_for_sequences(
+    loop: VirtualLoop,
+) -> None:
+    scene = Scene(loop)
+    scene.driver.is_current = lambda _: False
+    tasks = [in_sequence(scene, apart=True, sequence_id=n) for n in (1, 2)]
+    assert [answer.code for answer in await ends(*tasks)] == ["OK", "OK"]
+    assert loop.now_ns() == EXEC_NS  # together all the same
 
 
 @virtual

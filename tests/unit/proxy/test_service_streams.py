@@ -61,6 +61,30 @@ def test_calls_of_a_sequence_go_one_by_one_though_two_devices_are_free(is_known:
     story()
 
 
+@virtual
+async def test_sequences_share_a_turn_but_for_their_starts(loop: VirtualLoop) -> None:
+    """A start may have to wait in Triton for a slot."""
+    door = Door(loop, *[hang() for _ in range(9)])
+    door.backend.answers["echo"] = replace(SEQUENCE, idle_ns=60_000 * MS, devices=("a",))
+    first = door.ask(call(parameters={"sequence_id": 1}))
+    await door.settle()
+    parameters = [{"sequence_id": 2, "sequence_start": True}, {"sequence_id": 3}]
+    parameters += [{"sequence_id": 4, "sequence_end": True}, {"sequence_id": 3}]
+    asked = [door.ask(call(parameters=each)) for each in parameters]
+    await door.settle()
+    turns = []
+    for _ in range(5):
+        (batch,) = door.scheduler.running()
+        turns.append((len(batch.requests), batch.requests[0].alone, batch.requests[0].apart))
+        door.backend.resume()
+        await door.settle()
+        await door.settle()
+        if not door.scheduler.running():
+            break
+    assert sorted(turns) == [(1, False, True), (1, False, True), (1, True, False), (2, False, True)]
+    await ends(first, *asked)
+
+
 @pytest.mark.parametrize(("idle_ms", "patience_ms"), [(0, 1000), (400, 100), (60_000, 1000)])
 def test_a_call_of_a_sequence_waits_no_longer_than_triton_keeps_its_sequence(
     idle_ms: int, patience_ms: int

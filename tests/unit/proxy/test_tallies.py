@@ -14,11 +14,18 @@ NEWEST = ("m", "")
 OTHER = ("other", "1")
 
 
-def batch(*, key: Key = ONE, members: int = 4, alone: bool = False, first_id: int = 1) -> Batch:
+def batch(
+    *,
+    key: Key = ONE,
+    members: int = 4,
+    alone: bool = False,
+    apart: bool = False,
+    first_id: int = 1,
+) -> Batch:
     """One row a member; they came at 0, 10, 20 … and left at 100."""
     model, version = key
     requests = tuple(
-        Request(first_id + n, model, "c", 0, 1, 10 * n, alone=alone, version=version)
+        Request(first_id + n, model, "c", 0, 1, 10 * n, alone=alone, apart=apart, version=version)
         for n in range(members)
     )
     return Batch(1, model, "gpu", requests, members, 100, 100, 1)
@@ -67,6 +74,19 @@ def test_a_client_that_left_while_its_batch_ran_was_served_all_the_same() -> Non
     assert tally_of(tallies, ONE).refused == 0
     tallies.on_outcome(batch(first_id=9).requests[0], Outcome.CANCELLED, "", 150)
     assert (tally_of(tallies, ONE).refused, tally_of(tallies, ONE).refused_ns) == (1, 150)
+
+
+def test_members_that_are_calls_of_their_own_are_counted_each() -> None:
+    tallies = Tallies()
+    one = batch(members=4, apart=True)
+    tallies.on_dispatch(one, 100)
+    tallies.on_complete(one, measured_ns=1, now=200)
+    outcomes = (Outcome.SERVED, Outcome.LATE, Outcome.CANCELLED, Outcome.FAILED)
+    for request, outcome in zip(one.requests, outcomes, strict=True):
+        tallies.on_outcome(request, outcome, "", 200)
+    tally = tally_of(tallies, ONE)
+    assert (tally.ok, tally.calls, tally.added) == (3, 0, {})
+    assert (tally.uncertain, tally.failed, tally.refused) == (1, {}, 0)
 
 
 @pytest.mark.parametrize(("reason", "refused"), [("queue-full", 1), ("triton-unavailable", 0)])
