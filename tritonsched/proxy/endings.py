@@ -3,7 +3,7 @@
 Rule: every call is answered exactly once, whoever is first: who takes it out of the table.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -19,13 +19,13 @@ from tritonsched.proxy.job import Flight, Job, Pending
 from tritonsched.tensors import Answer
 
 _log = structlog.get_logger()
-Forward = Callable[[Job, str], Awaitable[Answer]]
 Worded = Callable[[Job, str], None]
 
 
 class Endings:
-    """The end of every call and of every batch. worded: has Triton word what became of a call whose
-    answer could not be placed; wake: something is to be decided. The others are the driver's.
+    """The end of every call and of every batch. wake: something is to be decided. worded: has Triton
+    say what became of a call whose answer does not fit into its client's region. The others are the
+    driver's.
     """
 
     def __init__(
