@@ -23,9 +23,9 @@ Worded = Callable[[Job, str], None]
 
 
 class Endings:
-    """The end of every call and of every batch. wake: something is to be decided. worded: has Triton
-    say what became of a call whose answer does not fit into its client's region. The others are the
-    driver's.
+    """The end of every call and of every batch. wake: something is to be decided. worded: has
+    Triton say what became of a call whose answer does not fit into its client's region. The others
+    are the driver's.
     """
 
     def __init__(

@@ -3,9 +3,15 @@
 import pytest
 
 from tests.unit.proxy.calls import call, hints, tensor
-from tritonsched.core.request import NEVER_NS, SloClass
+from tritonsched.core.request import NEVER_NS, SloClass, Tenant
 from tritonsched.errors import BadDeadline, UnknownClass
-from tritonsched.proxy.intake import DEADLINE_NS_MAX, Intake, relative_deadline_ns
+from tritonsched.proxy.intake import (
+    DEADLINE_NS_MAX,
+    STANDINGS_MAX,
+    Intake,
+    relative_deadline_ns,
+)
+from tritonsched.proxy.named import CLASS, TENANT
 from tritonsched.tensors import DeadlineHints, Tensor
 
 MS = 1_000_000
@@ -98,3 +104,32 @@ def test_an_unreadable_call_counts_as_one_row() -> None:
     for made in (unread, call(tensor(rows=0)), call(Tensor("INPUT", "UINT8", (), b"x"))):
         request, _ = intake().request(made, signature=0, alone=True)
         assert (request.rows, request.alone) == (1, True)
+
+
+def standing(taker: Intake, **fields: object) -> tuple[str, str]:
+    request, _ = taker.request(call(**fields), signature=1, alone=False)
+    return request.slo, request.tenant
+
+
+def test_what_is_remembered_of_a_client_is_what_it_names_and_what_the_policy_says_now() -> None:
+    taker = intake()
+    assert standing(taker) == ("default", "default")
+    assert standing(taker, slo="gold") == ("gold", "default")
+    assert standing(taker, parameters={CLASS: "gold", TENANT: "lab"}) == ("gold", "default")
+    assert standing(taker, parameters={"mine": 1}) == ("default", "default")
+    taker.adopt_tenants({"lab": Tenant("lab"), "shop": Tenant("shop")}, "shop")
+    assert standing(taker) == ("default", "shop")
+    assert standing(taker, tenant="lab") == ("default", "lab")
+    assert standing(taker, parameters={TENANT: "lab"}) == ("default", "lab")
+    assert standing(taker, tenant="nobody") == ("default", "shop")
+    taker.adopt({"iron": SloClass("iron")}, lambda _: "iron")
+    assert standing(taker, tenant="lab") == ("iron", "lab")
+    with pytest.raises(UnknownClass):
+        standing(taker, slo="gold")
+
+
+def test_clients_cannot_fill_the_memory_with_names() -> None:
+    taker = intake()
+    for number in range(3 * STANDINGS_MAX):
+        assert standing(taker, tenant=f"t{number}") == ("default", "default")
+        assert len(taker._standings) <= STANDINGS_MAX
