@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.fairness import Tenants
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.speed import DeviceSpeed
 from tritonsched.core.tuning import Tuning
@@ -118,7 +119,7 @@ class Recording(Protocol):
     def failure(self) -> str: ...
 
 
-class Metrics:
+class Metrics(Observer):
     """All metrics of one sidecar; an `Observer` of the scheduler and a collector of
     prometheus_client.
 
@@ -156,9 +157,6 @@ class Metrics:
             yield family
 
     # -- Observer -----------------------------------------------------------------------------
-
-    def on_submit(self, request: Request, now: int) -> None:
-        """Counted when it leaves."""
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self._observe("batch_rows", batch.rows, batch.model)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tests.bench.deeprt_adaptation import Everybody
 from tritonsched.core.batch import Batch
 from tritonsched.core.batching import prefix, rows_of
+from tritonsched.core.observers import Observer
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.policies.cikm import Cikm, binned
 from tritonsched.core.policy import Choice, Policy, SchedulerView
@@ -91,7 +92,7 @@ GOALS = {27.5: 0.984, 30.5: 0.947}
 """Of `lookahead`: the tuned threshold's figures, above the paper's own learner."""
 
 
-class Quality:
+class Quality(Observer):
     """Observer: what answers were worth, and which model gave them. Memory: O(running)."""
 
     def __init__(self) -> None:
@@ -100,14 +101,8 @@ class Quality:
         self.simple = 0
         self._by: dict[int, Batch] = {}
 
-    def on_submit(self, request: Request, now: int) -> None:
-        """Counted when it leaves."""
-
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self._by.update((request.id, batch) for request in batch.requests)
-
-    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        """Outcomes follow one by one."""
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         batch = self._by.pop(request.id, None)

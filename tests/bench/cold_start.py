@@ -35,7 +35,7 @@ from tritonsched.bench.load import BenchOptions, OpenLoop
 from tritonsched.bench.measure import ClassCount
 from tritonsched.bench.payload import PAYLOADS, Wording, inputs
 from tritonsched.bench.plan import Arrivals, LoadClass, Shot, schedule
-from tritonsched.core.batch import Batch
+from tritonsched.core.observers import Observer
 from tritonsched.core.policies import DEFAULT_POLICY, POLICIES
 from tritonsched.core.request import Outcome, Request, SloClass
 from tritonsched.core.scheduler import Scheduler
@@ -223,17 +223,11 @@ def simulated(
     return {"load": load, "seed": seed, "known": known, "windows": windows(noted.ended)}
 
 
-class InTime:
+class InTime(Observer):
     """Notes of each request when it came, in s, and whether it was answered in time."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[float, bool]] = []
-
-    def on_submit(self, request: Request, now: int) -> None: ...
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
-
-    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None: ...
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self.ended.append((request.arrival_ns / S, outcome is Outcome.SERVED))

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.observers import Observer
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import Outcome, Request, SloClass
+from tritonsched.core.request import Outcome, SloClass
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.arrivals import poisson
 from tritonsched.sim.engine import Simulation
@@ -55,7 +56,7 @@ def mix(load: float) -> Workload:
 
 
 @dataclass
-class Watch:
+class Watch(Observer):
     """What batches were expected to take, and took. factor: of the device's times at a moment."""
 
     models: Mapping[str, SimModel]
@@ -63,12 +64,6 @@ class Watch:
     changes: Sequence[int]
     errors: list[float] = field(default_factory=list)
     off: dict[tuple[int, str], list[float]] = field(default_factory=dict)
-
-    def on_submit(self, request: Request, now: int) -> None: ...
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
-
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None: ...
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         began_ns = now - measured_ns

@@ -45,6 +45,7 @@ from tritonsched.backend.embedded import EmbeddedConfig, EmbeddedTriton
 from tritonsched.backend.prepare import emulated_model_config, write_emulated_model
 from tritonsched.core.batch import Batch
 from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
 from tritonsched.sidecar import Sidecar
 
@@ -71,15 +72,11 @@ class Seen:
 
 
 @dataclass
-class Watch:
+class Watch(Observer):
     """Every batch and outcome from `on` on."""
 
     seen: list[Seen] = field(default_factory=list)
     outcomes: dict[Outcome, int] = field(default_factory=dict)
-
-    def on_submit(self, request: Request, now: int) -> None: ...
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         self.seen.append(Seen(batch, measured_ns, now))
@@ -183,7 +180,7 @@ async def one(directory: Path, seconds: float, *, learning: bool, drift: bool) -
             await asyncio.gather(*(clients.ask(name) for name in COSTS))
         nominal(sidecar)
         watch = Watch()
-        sidecar.scheduler._observers += (watch,)
+        sidecar.scheduler._audience.join(watch)
         clients.stats = {name: set() for name in COSTS}
         work = [clients.run(seconds, seed=1)]
         await asyncio.gather(*work, *([throttle(control, seconds)] if drift else []))

@@ -20,6 +20,7 @@ from heapq import merge
 from tests.helpers import MS, S, exact
 from tritonsched.core.batch import Batch, Grant
 from tritonsched.core.latency import LatencyProfile
+from tritonsched.core.observers import Observer
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.reservation import Reservation
@@ -69,7 +70,7 @@ class Result:
             setattr(self, name, getattr(self, name) + value)
 
 
-class Watch:
+class Watch(Observer):
     """An observer: outcomes of guaranteed frames and of the rest, device time by batch."""
 
     def __init__(self, result: Result) -> None:
@@ -77,10 +78,6 @@ class Watch:
         self.granted: dict[int, Reservation] = {}
         self.stream_ns = 0
         self.end_ns = 0  # of the streams
-
-    def on_submit(self, request: Request, now: int) -> None: ...
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         if any(request.reservation for request in batch.requests):

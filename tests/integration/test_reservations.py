@@ -117,6 +117,6 @@ async def test_a_stream_of_a_model_with_variants_is_kept_and_may_be_named_by_a_p
         stream = await asyncio.to_thread(reserve, url, "look", inputs(sync_http, 0), **wanted)
         ((granted, _),) = sidecar.scheduler.reservations()
         assert granted.model == "look"
-        sidecar.scheduler._observers += (seen,)
+        sidecar.scheduler._audience.join(seen)
         await asyncio.to_thread(film, stream, url)
     assert seen.ran == {(int(stream.id), MODEL)}

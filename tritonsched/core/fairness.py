@@ -18,7 +18,7 @@ while nobody is served is not counted: it says nothing of how it fares beside ot
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tritonsched.core.batch import Batch
+from tritonsched.core.observers import Observer
 from tritonsched.core.queues import QueueSet
 from tritonsched.core.request import Outcome, RejectReason, Request, Tenant
 from tritonsched.core.tuning import Tuning
@@ -58,7 +58,7 @@ class Fairness:
         return 1.0 + self.strength * round(lacks * steps) / steps
 
 
-class Tenants:
+class Tenants(Observer):
     """What each may have and how it fares; an Observer of the scheduler, its first."""
 
     def __init__(self) -> None:
@@ -97,15 +97,6 @@ class Tenants:
         if boost == 1.0:
             return request
         return replace(request, weight=request.weight * boost, boost=boost)
-
-    def on_submit(self, request: Request, now: int) -> None:
-        """Nothing is known of it yet."""
-
-    def on_dispatch(self, batch: Batch, now: int) -> None:
-        """Outcomes follow."""
-
-    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        """Outcomes follow one by one."""
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         if outcome in _NOT_COUNTED or reason in _NOT_THE_LOAD:

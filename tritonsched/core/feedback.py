@@ -25,6 +25,7 @@ from tritonsched.core.controllers import (
     Sample,
     number,
 )
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.tuning import GUARD_NS, Tuning
 
@@ -97,7 +98,7 @@ class Change:
         return "up" if self.new > self.old else "down"
 
 
-class Feedback:
+class Feedback(Observer):
     """An Observer that retunes. told: hears of each change."""
 
     def __init__(
@@ -150,9 +151,6 @@ class Feedback:
         return replace(tuning, **changes)
 
     # -- Observer -----------------------------------------------------------------------------
-
-    def on_submit(self, request: Request, now: int) -> None:
-        """Counted when it leaves."""
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self._window.sent(batch)

@@ -1,30 +1,15 @@
 """What came of every request: the one definition of goodput, live and simulated.
 
-Observer is how anybody listens (metrics, recorder, reports); the scheduler does not know who does.
 goodput: requests served by their deadline (without one: served at all). A request that failed and
 is tried again alone has no outcome yet, so each request is counted exactly once.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Protocol
 
 from tritonsched.core.batch import Batch
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
-
-
-class Observer(Protocol):
-    """Hooks of the scheduler; they must not raise and must not call back."""
-
-    def on_submit(self, request: Request, now: int) -> None: ...
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
-
-    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        """The batch was executed; measured_ns: execution time as the profile learnt it."""
-
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        """The request left. reason: a RejectReason's value for `rejected`, else empty."""
 
 
 class Worths:
@@ -47,7 +32,7 @@ class Worths:
         return self._less.pop(request.id, 1.0) if self._less else 1.0
 
 
-class Ledger:
+class Ledger(Observer):
     """Counts of outcomes by class and by tenant, and the utility they earned. Memory: O(names)."""
 
     def __init__(self) -> None:
@@ -67,9 +52,6 @@ class Ledger:
         self.batches += 1
         self.rows += batch.rows
         self._worths.sent(batch)
-
-    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        """Nothing to count: outcomes follow one by one."""
 
     def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
         self.outcomes[request.slo, outcome] += 1

@@ -40,7 +40,7 @@ from tritonsched.core.admission import refusal
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.desk import Desk
 from tritonsched.core.devices import DeviceState
-from tritonsched.core.ledger import Observer
+from tritonsched.core.observers import Audience, Observer
 from tritonsched.core.policy import Choice, Hold, Policy
 from tritonsched.core.proposal import Proposal, Verdict
 from tritonsched.core.request import NEVER_NS, Outcome, RejectReason, Request
@@ -60,7 +60,7 @@ class Scheduler(State):
     ) -> None:
         super().__init__(tuning or Tuning())
         self._policy = policy
-        self._observers = (self.tenants, *observers)
+        self._audience = Audience((self.tenants, *observers))
         self._arrived: list[Request] = []
         self._streams = Streams()
         self._desk = Desk(self._streams, self._serving, self.rows_cap)
@@ -86,8 +86,8 @@ class Scheduler(State):
         request = self.tenants.weighed(request)
         self._arrived.append(request)
         if not request.retry:
-            for observer in self._observers:
-                observer.on_submit(request, now)
+            for hear in self._audience.submit:
+                hear(request, now)
 
     def refuse(self, request: Request, now: int) -> Reject | None:
         """Refuse at once, and count, a request that `decide` would refuse for time if it were
@@ -99,8 +99,8 @@ class Scheduler(State):
             return None
         if self._serving.probed(request, self.tuning, now) is not None:
             return None
-        for observer in self._observers:
-            observer.on_submit(request, now)
+        for hear in self._audience.submit:
+            hear(request, now)
         self._leave(request, Outcome.REJECTED, now, reason.value)
         return Reject(request, reason)  # trying again is pointless
 
@@ -119,8 +119,8 @@ class Scheduler(State):
             profile = self._profiles.get((batch.model, batch.device))
             if profile is not None and (self.tuning.learning or not profile.knows(batch.rows)):
                 profile.observe(rows=batch.rows, exec_ns=measured_ns, now=now)
-            for observer in self._observers:
-                observer.on_complete(batch, measured_ns=measured_ns, now=now)
+            for hear in self._audience.complete:
+                hear(batch, measured_ns=measured_ns, now=now)
         device.predict(self._exec_ns, now)
         for request in batch.requests:
             # One whose client left is not submitted again, so this is its end.
@@ -376,8 +376,8 @@ class Scheduler(State):
         self._running[batch.id] = batch
         device.start(batch, proven=profile.is_proven)
         decisions.append(Dispatch(batch))
-        for observer in self._observers:
-            observer.on_dispatch(batch, now)
+        for hear in self._audience.dispatch:
+            hear(batch, now)
 
     # -- leaves -------------------------------------------------------------------------------
 
@@ -395,5 +395,5 @@ class Scheduler(State):
         return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
 
     def _leave(self, request: Request, outcome: Outcome, now: int, reason: str = "") -> None:
-        for observer in self._observers:
-            observer.on_outcome(request, outcome, reason, now)
+        for hear in self._audience.outcome:
+            hear(request, outcome, reason, now)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from tritonsched.core.batch import Batch
 from tritonsched.core.fairness import Tenants
 from tritonsched.core.ledger import Ledger
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
@@ -108,7 +109,7 @@ requests waiting by model, the tuning's TIMES (ns)."""
 
 
 @dataclass(slots=True)
-class Overview:
+class Overview(Observer):
     """What was seen, each oldest first. runs: by device. recent: the last looks, whole. history:
     the last looks, in short. predicted: (model, predicted ns, measured ns) of the last batches.
     """
@@ -124,9 +125,6 @@ class Overview:
     _waits: dict[str, Wait] = field(default_factory=lambda: defaultdict(Wait))
 
     # -- Observer -----------------------------------------------------------------------------
-
-    def on_submit(self, request: Request, now: int) -> None:
-        """Counted by the ledger."""
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
         size = len(batch.requests)
@@ -155,9 +153,6 @@ class Overview:
             work.expected_ns += batch.expected_ns
             work.measured_ns += measured_ns
             self.predicted.append((batch.model, batch.expected_ns, measured_ns))
-
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        """Counted by the ledger."""
 
     # -- once a second ------------------------------------------------------------------------
 

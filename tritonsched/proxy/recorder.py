@@ -25,6 +25,7 @@ from typing import IO, Protocol
 from tritonsched.config import recording
 from tritonsched.config.schema import PolicyFile
 from tritonsched.core.batch import Batch, Grant, Refuse
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
 from tritonsched.core.reservation import Reservation
 from tritonsched.core.tuning import Tuning
@@ -56,7 +57,7 @@ def open_new(path: Path) -> IO[bytes]:
     return path.open("xb", buffering=0)
 
 
-class Recorder:
+class Recorder(Observer):
     """An Observer of the scheduler that writes. Memory: QUEUE_LINES_MAX lines.
 
     file_bytes_max: of one file; there are FILES_MAX. told: hears, from another thread, the one line

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tritonsched.core.batch import Batch
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, RejectReason, Request
 from tritonsched.errors import BackendError, MalformedAnswer, RegionFault
 
@@ -73,7 +74,7 @@ class Tally:
         self.refused_ns += other.refused_ns
 
 
-class Tallies:
+class Tallies(Observer):
     """All of one sidecar; an `Observer` of the scheduler."""
 
     def __init__(self) -> None:
@@ -82,9 +83,6 @@ class Tallies:
         self._sent: dict[int, tuple[int, str]] = {}  # request -> first one of its batch, its model
 
     # -- Observer -----------------------------------------------------------------------------
-
-    def on_submit(self, request: Request, now: int) -> None:
-        """Counted when it leaves."""
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
         first = batch.requests[0].id

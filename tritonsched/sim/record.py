@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.ledger import Worths
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import NEVER_NS, Outcome, Request
 
 
@@ -28,7 +29,7 @@ class Bar:
     in_time: int
 
 
-class Record:
+class Record(Observer):
     """Counts, latenesses and utility of one run. accuracy: of each model's answers, 1 if unnamed.
 
     overdue_ns: of late answers, after their deadline. latency_ns: of all answers.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from tritonsched.core.batch import Batch
-from tritonsched.core.ledger import Observer
+from tritonsched.core.observers import Observer
 from tritonsched.core.request import NEVER_NS, Outcome, Request
 from tritonsched.sim.engine import NOTHING_NS
 from tritonsched.sim.world import World

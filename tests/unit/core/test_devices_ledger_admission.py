@@ -7,6 +7,7 @@ from tritonsched.core.admission import is_hopeless, refusal
 from tritonsched.core.batch import Batch, Completion
 from tritonsched.core.devices import DeviceState
 from tritonsched.core.ledger import Ledger
+from tritonsched.core.observers import Audience, Observer
 from tritonsched.core.request import Outcome, RejectReason, Request
 from tritonsched.core.variant import ServerState
 
@@ -162,3 +163,29 @@ def test_without_a_deadline_nothing_is_hopeless() -> None:
     assert not is_hopeless(request(1), 1 << 63)
     assert is_hopeless(request(1, deadline=5), 6)
     assert not is_hopeless(request(1, deadline=5), 5)
+
+
+class Leaver(Observer):
+    """Hears who leaves, and nothing else."""
+
+    def __init__(self) -> None:
+        self.left: list[int] = []
+
+    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+        self.left.append(request.id)
+
+
+class Counter(Leaver):
+    """What it does not define itself, but the class before it does, is heard, too."""
+
+    def on_submit(self, request: Request, now: int) -> None:
+        self.left.append(-request.id)
+
+
+def test_who_listens_is_called_for_what_it_defines_and_nothing_else() -> None:
+    first, second = Leaver(), Counter()
+    audience = Audience((first,))
+    audience.join(second)
+    assert audience.submit == [second.on_submit]
+    assert audience.outcome == [first.on_outcome, second.on_outcome]
+    assert (audience.dispatch, audience.complete) == ([], [])

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from tests.helpers import MS, exact
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
 from tritonsched.core.fairness import Fairness
+from tritonsched.core.observers import Observer
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Outcome, Request, Tenant, Utility
 from tritonsched.core.scheduler import Scheduler
@@ -53,7 +54,7 @@ TENANTS = {
 numbers = st.integers(min_value=0, max_value=10_000)
 
 
-class Exits:
+class Exits(Observer):
     """An observer that counts how often each request left, and how."""
 
     def __init__(self) -> None:
@@ -63,8 +64,6 @@ class Exits:
 
     def on_submit(self, request: Request, now: int) -> None:
         self.submitted[request.id] += 1
-
-    def on_dispatch(self, batch: Batch, now: int) -> None: ...
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         assert measured_ns >= 0

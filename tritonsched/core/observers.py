@@ -1,0 +1,59 @@
+"""Who listens to the scheduler. Rule: the scheduler does not know who does, nor what for."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from tritonsched.core.batch import Batch
+from tritonsched.core.request import Outcome, Request
+
+
+class Observer:
+    """Hooks of the scheduler; they must not raise and must not call back. What an observer does not
+    define is never called.
+    """
+
+    def on_submit(self, request: Request, now: int) -> None:
+        """A request came."""
+
+    def on_dispatch(self, batch: Batch, now: int) -> None:
+        """The batch is sent."""
+
+    def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
+        """The batch was executed; measured_ns: execution time as the profile learnt it."""
+
+    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+        """The request left. reason: a RejectReason's value for `rejected`, else empty."""
+
+
+class Complete(Protocol):
+    """`Observer.on_complete`."""
+
+    def __call__(self, batch: Batch, *, measured_ns: int, now: int) -> None: ...
+
+
+class Audience:
+    """The hooks that observers define, in their order: at a thousand requests a second it counts
+    who is called in vain.
+    """
+
+    __slots__ = ("complete", "dispatch", "outcome", "submit")
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.submit: list[Callable[[Request, int], None]] = []
+        self.dispatch: list[Callable[[Batch, int], None]] = []
+        self.complete: list[Complete] = []
+        self.outcome: list[Callable[[Request, Outcome, str, int], None]] = []
+        for observer in observers:
+            self.join(observer)
+
+    def join(self, observer: Observer) -> None:
+        """It hears what comes from now on."""
+        kind = type(observer)
+        if kind.on_submit is not Observer.on_submit:
+            self.submit.append(observer.on_submit)
+        if kind.on_dispatch is not Observer.on_dispatch:
+            self.dispatch.append(observer.on_dispatch)
+        if kind.on_complete is not Observer.on_complete:
+            self.complete.append(observer.on_complete)
+        if kind.on_outcome is not Observer.on_outcome:
+            self.outcome.append(observer.on_outcome)
