@@ -156,10 +156,8 @@ class LatencyProfile:
         margin_ns, doubt = self._margin_ns * self._speed.safety, self._speed.doubt
         if self._margin_ns < 0:
             return [ns + self._margin_at(ns) for ns in line]
-        if margin_ns + doubt * line[0] > MARGIN_MAX * line[0]:
+        if doubt or margin_ns > MARGIN_MAX * line[0]:
             return [ns + int(min(margin_ns + doubt * ns, MARGIN_MAX * ns)) for ns in line]
-        if doubt:
-            return [ns + int(margin_ns + doubt * ns) for ns in line]
         whole_ns = int(margin_ns)
         return [ns + whole_ns for ns in line]
 

@@ -12,6 +12,8 @@ class Observer:
     define is never called.
     """
 
+    __slots__ = ()
+
     def on_submit(self, request: Request, now: int) -> None:
         """A request came."""
 

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-import structlog
-
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Refuse
@@ -29,6 +27,7 @@ from tritonsched.proxy.answered import answered
 from tritonsched.proxy.asked import asked_of, cut_name
 from tritonsched.proxy.client_regions import ClientRegions, Regions
 from tritonsched.proxy.driver import Driver
+from tritonsched.proxy.endings import internal
 from tritonsched.proxy.families import Families
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.homes import Homes
@@ -48,8 +47,6 @@ JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
 _NO_REGIONS: Regions = {}
 _NO_NAMES: frozenset[str] = frozenset()
 _STRICT = ("triton_grpc_error", "true")  # metadata of a stream
-
-_log = structlog.get_logger()
 
 
 class Proxy:
@@ -386,8 +383,7 @@ async def _told(answer: Callable[[], Awaitable[Answer]], done: Done) -> None:
     except TritonschedError as error:
         outcome = error
     except Exception as error:
-        _log.error("internal error", exc_info=error)
-        outcome = TritonschedError(f"internal error: {error!r}")
+        outcome = internal(error)
     done(outcome)
 
 

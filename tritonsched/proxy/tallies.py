@@ -90,8 +90,8 @@ class Tallies(Observer):
             self._sent[request.id] = (request.id if request.apart else first, batch.model)
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
-        tally = self._tally(batch.model, batch.requests[0].version)
         first = batch.requests[0]
+        tally = self._tally(batch.model, first.version)
         if not first.apart:
             tally.ok += 1
         if not (first.alone or first.apart):
