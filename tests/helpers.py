@@ -9,6 +9,7 @@ time and states everything that was decided since the last `expect`, so a decisi
 late or too many fails. Times are exact unless a test says otherwise: no round trip, no margin.
 """
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,8 +72,8 @@ class OneDevice:
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         raise NotImplementedError
 
-    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
-        return [self.safe_ns(model, device, count) for count in range(rows + 1)]
+    def safe_times(self, model: str, device: str, rows: int) -> "array[int]":
+        return array("q", [self.safe_ns(model, device, count) for count in range(rows + 1)])
 
 
 def exact(points: dict[int, int]) -> LatencyProfile:

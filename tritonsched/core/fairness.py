@@ -23,7 +23,8 @@ from tritonsched.core.queues import QueueSet
 from tritonsched.core.request import Outcome, RejectReason, Request, Tenant
 from tritonsched.core.tuning import Tuning
 
-GAIN = 0.01  # of one outcome in the share of those on time
+HEARD_MAX = 100  # outcomes in the share of those on time
+GAIN = 1 / HEARD_MAX
 STEPS = 8  # of the boost; 4 to 32 agree within noise (python -m tests.bench.fairness --steps 32)
 _UNHEARD = (1.0, 0)
 _NOT_COUNTED = frozenset((Outcome.FAILED, Outcome.CANCELLED))
@@ -64,7 +65,7 @@ class Tenants(Observer):
     def __init__(self) -> None:
         self.fairness = Fairness()
         self.rules: Mapping[str, Tenant] = {}
-        self._on_time: dict[str, tuple[float, int]] = {}  # mean, and of how many, 1 / GAIN at most
+        self._on_time: dict[str, tuple[float, int]] = {}  # mean, and of how many, HEARD_MAX at most
         self._has_shares = False
 
     def adopt(self, rules: Mapping[str, Tenant], fairness: Fairness) -> None:
@@ -102,9 +103,12 @@ class Tenants(Observer):
         if outcome in _NOT_COUNTED or reason in _NOT_THE_LOAD:
             return
         share, heard = self._on_time.get(request.tenant, _UNHEARD)
-        gain = max(GAIN, 1 / (heard + 1))
+        gain = GAIN
+        if heard < HEARD_MAX:
+            heard += 1
+            gain = 1 / heard
         share += gain * ((outcome is Outcome.SERVED) - share)
-        self._on_time[request.tenant] = (share, min(heard + 1, round(1 / GAIN)))
+        self._on_time[request.tenant] = (share, heard)
 
     # -- places in a queue --------------------------------------------------------------------
 
@@ -112,7 +116,7 @@ class Tenants(Observer):
         """Why there is no place for it in its model's queue; None if there is one, or `make_room`
         will find one.
         """
-        rule = self.rules.get(request.tenant)
+        rule = self.rules.get(request.tenant) if self.rules else None
         if rule is not None and rule.queue_requests_max:
             mine = queues.tenants_of(request.model).get(request.tenant, ())
             if len(mine) >= rule.queue_requests_max:

@@ -5,6 +5,7 @@ batch ends in the gap, and hides what cannot end there at all. Requests of the s
 planned batch may ride along in it: they cost only the further rows.
 """
 
+from array import array
 from collections.abc import Sequence
 from itertools import islice
 
@@ -55,7 +56,7 @@ class GapView:
     def safe_ns(self, model: str, device: str, rows: int) -> int:
         return self._view.safe_ns(model, device, rows)
 
-    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+    def safe_times(self, model: str, device: str, rows: int) -> "array[int]":
         return self._view.safe_times(model, device, rows)
 
     def rows_cap(self, model: str, device: str) -> int:

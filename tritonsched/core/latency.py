@@ -20,9 +20,9 @@ O(1) a read (memoised), O(sizes) an observation.
 """
 
 import math
+from array import array
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
 from statistics import median
 
 from tritonsched.core.speed import CLIP, RUN_MAX, DeviceSpeed, Sums
@@ -74,7 +74,7 @@ class LatencyProfile:
         self._margin_ns = -1.0 if margin_ns is None else float(margin_ns)  # -1: not measured yet
         self._memo: dict[int, int] = {}
         self._safe: dict[int, int] = {}
-        self._line: list[int] = []  # safe times of 0, 1, ... rows
+        self._line = array("q")  # safe times of 0, 1, ... rows
         self._bases: list[float] = []  # of the table, likewise
         self._last_ns = -STALE_NS
         self._doubtful = 0  # sizes with fewer than WARM_SAMPLES
@@ -122,7 +122,9 @@ class LatencyProfile:
             self._forget()
         known = self._memo.get(rows)
         if known is None:
-            known = self._memo[rows] = int(self._interpolate(rows) * self._speed.factor)
+            bases = self._bases
+            base = bases[rows] if rows < len(bases) else self._interpolate(rows)
+            known = self._memo[rows] = int(base * self._speed.factor)
         return known
 
     def safe_ns(self, rows: int) -> int:
@@ -133,13 +135,14 @@ class LatencyProfile:
             self._forget()
         known = self._safe.get(rows)
         if known is None:
-            known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
+            expected = self.exec_ns(rows)
+            known = self._safe[rows] = expected + self._margin_at(expected)
         return known
 
-    def safe_times(self, rows: int) -> Sequence[int]:
+    def safe_times(self, rows: int) -> "array[int]":
         """`safe_ns` of 0 to `rows` rows, or more; one by one they cost several times as much."""
         if self.samples < PROVEN_SAMPLES:
-            return [0] * (rows + 1)
+            return array("q", bytes(8 * (rows + 1)))
         if self._version != self._speed.version:
             self._forget()
         known = self._line
@@ -148,7 +151,8 @@ class LatencyProfile:
             if len(bases) <= rows:
                 bases = self._bases = self._bases_to(rows)
             factor = self._speed.factor
-            known = self._line = self._promised([int(base * factor) for base in bases])
+            line = self._promised([int(base * factor) for base in bases])
+            known = self._line = array("q", line)
         return known
 
     def _promised(self, line: list[int]) -> list[int]:
@@ -179,7 +183,7 @@ class LatencyProfile:
         """The memos are of another speed or table."""
         self._memo.clear()
         self._safe.clear()
-        self._line = []
+        self._line = array("q")
         self._version = self._speed.version
 
     def _follow(self, measured: float, rows: int) -> float:

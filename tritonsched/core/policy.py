@@ -3,6 +3,7 @@
 It never removes a request, never dispatches, never reads a clock: the scheduler does what it says.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,8 +37,8 @@ class SchedulerView(Protocol):
         of its default one; a variant's own by its name.
         """
 
-    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
-        """`safe_ns` of 0 to `rows` rows, or more; to be read only."""
+    def safe_times(self, model: str, device: str, rows: int) -> "array[int]":
+        """`safe_ns` of 0 to `rows` rows, or more, type code q; to be read only."""
 
     def rows_cap(self, model: str, device: str) -> int:
         """Most rows a batch of the model may have now, >= 1. Variants as with `safe_ns`."""

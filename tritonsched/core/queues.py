@@ -141,7 +141,8 @@ class RequestQueue:
             self._first_ns = entry[0]
         self.size += 1
         self.rows += request.rows
-        self.rows_widest = max(self.rows_widest, request.rows)
+        if request.rows > self.rows_widest:
+            self.rows_widest = request.rows
         self.deadlines += timed
         self.shaped += request.utility is not None
 

@@ -3,7 +3,7 @@
 Time is integer nanoseconds on the driver's monotonic clock.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
@@ -155,6 +155,7 @@ class Request:
     boost: what fairness multiplied `weight` by: it counts in choosing, never in what was earned.
     server: the one that must run it (it has the sequence's state); empty: any.
     patience_ns: what it can wait without a deadline before it goes first.
+    due_ns: its place in line: the deadline, or without one the arrival plus the patience.
     """
 
     id: int
@@ -175,21 +176,16 @@ class Request:
     server: str = ""
     patience_ns: int = PATIENCE_NS
     apart: bool = False
+    has_deadline: bool = field(init=False, repr=False, compare=False)
+    due_ns: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"request {self.id}: {self.rows} rows; at least 1 is needed")
         if not self.weight > 0:
             raise ValueError(f"request {self.id}: weight must be > 0")
-
-    @property
-    def has_deadline(self) -> bool:
-        return self.deadline_ns < NEVER_NS
-
-    @property
-    def due_ns(self) -> int:
-        """The place in line: the deadline, or without one the arrival plus the patience."""
-        return self.deadline_ns if self.has_deadline else self.arrival_ns + self.patience_ns
+        self.has_deadline = self.deadline_ns < NEVER_NS
+        self.due_ns = self.deadline_ns if self.has_deadline else self.arrival_ns + self.patience_ns
 
     @property
     def full_until_ns(self) -> int:

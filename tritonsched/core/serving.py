@@ -76,18 +76,20 @@ class Serving:
         """For a request that ran alone and next, on its best device: (when its answer would be
         written, how long that would take if the device were idle); NEVER_NS if nothing serves it.
         """
-        there_ns = now + tuning.rtt_ns
         first = least = NEVER_NS
+        rtt_ns = tuning.rtt_ns
         for device, profile, _, _ in self.places(model, server):
-            took_ns = device.far_ns + profile.safe_ns(rows)
-            done_ns = there_ns + took_ns
-            if device.batches and device.predicted_end_ns > there_ns + device.far_ns:
-                done_ns = device.predicted_end_ns + took_ns - device.far_ns
-            first = min(first, done_ns)
-            least = min(least, took_ns)
+            safe_ns, far_ns = profile.safe_ns(rows), rtt_ns + device.far_ns
+            start_ns = now + far_ns
+            if device.batches and device.predicted_end_ns > start_ns:
+                start_ns = device.predicted_end_ns
+            if start_ns + safe_ns < first:
+                first = start_ns + safe_ns
+            if far_ns + safe_ns < least:
+                least = far_ns + safe_ns
         if least == NEVER_NS:
             return NEVER_NS, NEVER_NS
-        return first + tuning.reply_ns, least + tuning.rtt_ns + tuning.reply_ns
+        return first + tuning.reply_ns, least + tuning.reply_ns
 
     def prospects(
         self, queue: RequestQueue, tuning: Tuning, now: int

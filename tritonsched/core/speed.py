@@ -18,7 +18,7 @@ from collections import deque
 from statistics import median
 
 RATE = 0.1  # of a residual, a batch
-HELD = 0.002  # of its log: smaller moves are not told, so that remembered times stay
+HELD = 0.005  # of its log: smaller moves are not told, so that remembered times stay
 SPREAD_RATE = 0.05
 SPREAD_START = 0.05
 SPREAD_MIN, SPREAD_MAX = 0.01, 0.5

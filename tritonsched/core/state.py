@@ -4,6 +4,7 @@ Rule: it is told facts, answers questions about them and decides nothing; it is 
 (SchedulerView).
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 
 from tritonsched.core.adaptation import Adaptation
@@ -126,7 +127,7 @@ class State:
         """Promised execution time; 0 while the profile is unproven."""
         return self._profile(model, device).safe_ns(rows)
 
-    def safe_times(self, model: str, device: str, rows: int) -> Sequence[int]:
+    def safe_times(self, model: str, device: str, rows: int) -> "array[int]":
         """`safe_ns` of 0 to `rows` rows, or more; to be read only."""
         return self._profile(model, device).safe_times(rows)
 
@@ -137,7 +138,7 @@ class State:
         if 0 < self.tuning.rows_cap < cap:
             cap = self.tuning.rows_cap
         learnt = 2 * self._profiles[variant, device].rows_known or 1
-        return min(cap, learnt)
+        return cap if cap < learnt else learnt
 
     # -- what others see ----------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The compiled roll-out chooses what the interpreted one does; without numba there is none."""
 
+import math
 import mmap
 import random
 import sys
@@ -51,6 +52,7 @@ def random_scene(dice: random.Random) -> tuple[Scene, Terms]:
     made["point_share"], made["point_value"] = [0.5, 1.0, 0.7], [1.0, 0.1, 0.5]
     made["free_ns"] = [dice.randint(0, 20) * MS for _ in range(devices)]
     made["spots"], made["clock"] = [0] * len(made["lane_low"]), [0] * devices
+    made["rates"] = [0.0] * len(made["times"])
     price = dice.choice((0.0, 0.1 / MS, 1.0 / MS))
     terms = Terms(dice.randrange(devices), dice.randint(0, 2) * MS, 60 * MS, price, 12)
     return Scene(**made), terms
@@ -68,6 +70,17 @@ def test_the_compiled_roll_out_chooses_what_the_interpreted_one_does() -> None:
         assert compiled(scene, terms) == expected
         chosen += expected[0] >= 0
     assert 300 < chosen < 400  # and sometimes nobody can be in time
+
+
+def test_what_is_not_looked_at_could_not_have_been_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A queue is passed over by a bound alone: looking at all of them chooses the same."""
+    dice = random.Random(7)
+    given = [random_scene(dice) for _ in range(300)]
+    chosen = [rollout.choose(scene, terms) for scene, terms in given]
+    monkeypatch.setattr(rollout, "most", lambda *_: math.inf)
+    assert [rollout.choose(scene, terms) for scene, terms in given] == chosen
 
 
 def test_without_numba_there_is_no_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ class Scene(NamedTuple):
     per device, when its next batch can start.
     Only if a line is shaped: born_ns and shape per member of `due` (-1: a step), and the points of
     shape k at shape_from[k]:shape_from[k + 1] of point_share and point_value.
-    spots, clock: room for where the lanes and devices stand in a roll-out.
+    spots, clock: room for where the lanes and devices stand in a roll-out. rates: room for the most
+    requests a nanosecond up to each number of them; as long as `times`.
     """
 
     due: Sequence[int]
@@ -51,9 +52,10 @@ class Scene(NamedTuple):
     point_value: Sequence[float]
     spots: MutableSequence[int]
     clock: MutableSequence[int]
+    rates: MutableSequence[float]
 
 
-FLOATS = ("lane_weight", "way_worth", "point_share", "point_value")
+FLOATS = ("lane_weight", "way_worth", "point_share", "point_value", "rates")
 
 
 class Fill(NamedTuple):
@@ -70,6 +72,16 @@ def rewind(scene: Scene) -> None:
         scene.spots[lane] = scene.lane_low[lane]
     for device in range(len(scene.clock)):
         scene.clock[device] = scene.free_ns[device]
+
+
+def find_rates(scene: Scene) -> None:
+    """Fill `rates`."""
+    for cell in range(len(scene.table)):
+        offset, most = scene.table[cell], 0.0
+        if offset >= 0:
+            for size in range(1, scene.cap[cell] + 1):
+                most = max(most, size / scene.times[offset + size])
+                scene.rates[offset + size] = most
 
 
 def in_time(due: Sequence[int], end_ns: int, low: int, high: int) -> int:
@@ -150,6 +162,15 @@ def fill_up(scene: Scene, line: int, filled_ns: int, size: int) -> tuple[int, fl
             weight += scene.lane_weight[lane] * taken
             first_ns = min(first_ns, scene.due[index])
     return size - room, weight, first_ns, missed_ns
+
+
+def first_due(scene: Scene, line: int) -> int:
+    """The earliest deadline of who is left."""
+    first_ns = NEVER_NS
+    for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
+        if scene.spots[lane] < scene.lane_high[lane]:
+            first_ns = min(first_ns, scene.due[scene.spots[lane]])
+    return first_ns
 
 
 def densest(scene: Scene, way: int, device: int, ready_ns: int) -> tuple[float, int, int, int, int]:

@@ -12,6 +12,7 @@ this one, because numba looks at one function's own file only.
 import inspect
 import mmap
 import sys
+from array import array
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
@@ -26,21 +27,21 @@ from tritonsched.core.policies.rollout import Chosen, Terms
 Choose = Callable[[Scene, Terms], Chosen]
 # Those that are called come first.
 FORMING = (
-    "rewind", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up", "smaller",
-    "densest", "take_dense", "take_heads", "head",
+    "rewind", "find_rates", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up",
+    "smaller", "first_due", "densest", "take_dense", "take_heads", "head",
 )  # fmt: skip
 ROLLOUT = (
-    "worth", "soonest", "best_pick", "drain", "score", "offer_head", "candidates", "shortlist",
-    "choose",
+    "worth", "soonest", "most", "best_pick", "drain", "score", "offer_head", "candidates",
+    "shortlist", "choose",
 )  # fmt: skip
-LISTS = ROLLOUT[5:]  # the others allocate nothing, so that references need not be counted
+LISTS = ROLLOUT[6:]  # the others allocate nothing, so that references need not be counted
 # "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(
     due=[1], lane_low=[0], lane_high=[1], lane_weight=[1.0], line_lane=[0, 1], line_shaped=[0],
     line_head=[0], way_line=[0], way_worth=[1.0], times=[1, 1], table=[0], cap=[1], top=[0],
     free_ns=[0], born_ns=[], shape=[], shape_from=[0], point_share=[], point_value=[], spots=[0],
-    clock=[0],
+    clock=[0], rates=[0.0, 0.0],
 )  # fmt: skip
 """Something to compile for."""
 
@@ -91,7 +92,10 @@ def _compiled(njit: Callable[..., Any], *, keep: bool) -> Choose:
     kinds = [np.float64 if field in FLOATS else np.int64 for field in Scene._fields]
 
     def choose(scene: Scene, terms: Terms) -> Chosen:
-        flat: list[Any] = [np.array(part, kind) for part, kind in zip(scene, kinds, strict=True)]
+        flat: list[Any] = [
+            np.frombuffer(part, kind) if isinstance(part, array) else np.array(part, kind)
+            for part, kind in zip(scene, kinds, strict=True)
+        ]
         chosen: Chosen = names["choose"](Scene(*flat), terms)
         return chosen
 

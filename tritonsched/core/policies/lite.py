@@ -69,19 +69,16 @@ def _everything_fits(
     Jackson 1955: among non-preemptive orders of jobs that are all there, earliest due date is late
     only if every order is. (Latest start first, as the study has it, misses some.)
     """
-    plan: list[tuple[tuple[int, int], int, RequestQueue]] = []
     for queue in queues:
-        if len(queue) > 1 and (queue.alone or queue.rows > view.rows_cap(queue.model, device)):
+        if queue.size > 1 and (queue.alone or queue.rows > view.rows_cap(queue.model, device)):
             return None
-        safe = view.safe_ns(queue.model, device, queue.rows)
-        plan.append((_due(queue), safe, queue))
-    plan.sort()
-    time_ns = start_ns
-    for _, safe, queue in plan:
-        time_ns += safe
-        if time_ns + view.tuning.reply_ns > queue.full_until_ns:
+    ready_ns = start_ns + view.tuning.reply_ns
+    in_turn = sorted(queues, key=_due)
+    for queue in in_turn:
+        ready_ns += view.safe_ns(queue.model, device, queue.rows)
+        if ready_ns > queue.full_until_ns:
             return None
-    queue = plan[0][2]
+    queue = in_turn[0]
     return Choice(queue, tuple(queue))
 
 

@@ -6,6 +6,7 @@ Source: scheduling study 5 ("UDR"), steps B to D.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from tritonsched.core.policies.forming import (
@@ -13,13 +14,17 @@ from tritonsched.core.policies.forming import (
     Fill,
     Scene,
     densest,
+    find_rates,
+    first_due,
     head,
+    left_of,
     rewind,
     take_dense,
     take_heads,
 )
 
 CANDIDATES_MAX = 8  # half of them the densest, half those that must start first
+ROUNDED = 1.0 + 1e-9  # a bound is not below what it bounds by its rounding
 Found = tuple[int, bool, int, int, int, int, float]
 """A candidate: way, is_head, count, safe_ns, latest_ns, filled_ns, utility. It takes `count` of
 those that may finish at filled_ns: the first ones for its head, else the best.
@@ -63,6 +68,7 @@ def candidates(scene: Scene, terms: Terms) -> list[Found]:
     device = terms.device
     ready_ns = scene.free_ns[device] + terms.reply_ns
     rewind(scene)
+    find_rates(scene)
     for way in range(len(scene.way_line)):
         if scene.table[way * len(scene.free_ns) + device] < 0:
             continue
@@ -89,6 +95,21 @@ def soonest(free_ns: Sequence[int]) -> int:
     return first
 
 
+def most(scene: Scene, way: int, device: int, by_density: bool) -> float:
+    """No batch of the way has a higher rank; most are told from the best by this alone."""
+    line, cell = scene.way_line[way], way * len(scene.free_ns) + device
+    left, weight_max = left_of(scene, line)
+    size = min(left, scene.cap[cell])
+    if size == 0:
+        return -float(NEVER_NS)
+    if not by_density:
+        return -float(first_due(scene, line) - scene.times[scene.table[cell] + size])
+    if scene.line_shaped[line]:
+        return inf
+    rate = scene.rates[scene.table[cell] + size]
+    return weight_max * scene.way_worth[way] * rate * ROUNDED
+
+
 def best_pick(
     scene: Scene, device: int, ready_ns: int, by_density: bool
 ) -> tuple[int, float, int, int, int]:
@@ -96,7 +117,7 @@ def best_pick(
     best, best_rank = (-1, 0.0, 0, 0, 0), 0.0
     for line in range(len(scene.line_lane) - 1):
         way = scene.top[line * len(scene.free_ns) + device]
-        if way < 0:
+        if way < 0 or (best[0] >= 0 and most(scene, way, device, by_density) <= best_rank):
             continue
         utility, count, safe_ns, latest_ns, filled_ns = densest(scene, way, device, ready_ns)
         if count > 0:

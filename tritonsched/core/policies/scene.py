@@ -4,6 +4,7 @@ Rule: it reads the view and makes lists; no choice is made here. A lane is looke
 MEMBERS_MAX, a queue is as wide as the mean of its members.
 """
 
+from array import array
 from collections.abc import Sequence
 
 from tritonsched.core.policies.forming import NEVER_NS, Scene
@@ -25,19 +26,20 @@ class Line:
 
     ways: Sequence[Way]
     top: Sequence[int]
-    times: Sequence[Sequence[int]]
+    times: "Sequence[array[int]]"
 
     def __init__(self, queue: RequestQueue, view: SchedulerView, devices: Sequence[str]) -> None:
         self.queue = queue
         self._width = 1 if queue.rows == queue.size else max(1, round(queue.rows / queue.size))
         if len(devices) == 1:
-            ways = self.ways = view.variants(queue.model, devices[0])
-            self.top = [0]  # it is the device's own queue
-            self.times = [self._points(view, way, devices[0]) for way in ways]
+            self.ways = view.variants(queue.model, devices[0])
+            self.top = (0,)  # it is the device's own queue
+            here = self.times = [self._points(view, way, devices[0]) for way in self.ways]
         else:
             self._spread(view, devices)
+            here = [*self.times[:: len(devices)]]
         self.is_unproven = False
-        for points in self.times[:: len(devices)]:
+        for points in here:
             if points and not points[-1]:
                 self.is_unproven = True
 
@@ -46,26 +48,29 @@ class Line:
         self.ways = list({way.model: way for ways in there for way in ways}.values())
         self.top = [self.ways.index(ways[0]) if ways else -1 for ways in there]
         self.times = [
-            self._points(view, way, device) if way in ways else ()
+            self._points(view, way, device) if way in ways else array("q")
             for way in self.ways
             for device, ways in zip(devices, there, strict=True)
         ]
 
-    def _points(self, view: SchedulerView, way: Way, device: str) -> Sequence[int]:
+    def _points(self, view: SchedulerView, way: Way, device: str) -> "array[int]":
         queue, width = self.queue, self._width
-        cap = 1 if queue.alone else max(1, view.rows_cap(way.model, device) // width)
-        rows = min(cap, queue.size) * width
+        size = 1
+        if not queue.alone:
+            cap = view.rows_cap(way.model, device) // width
+            size = queue.size if queue.size < cap else max(1, cap)
+        rows = size * width
         return view.safe_times(way.model, device, rows)[: rows + 1 : width]
 
 
 def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
     """All of them on these devices, the one to be filled first."""
-    due: list[int] = []
+    due = array("q")
     low: list[int] = []
     high: list[int] = []
     weights: list[float] = []
     line_lane = [0]
-    times: list[int] = []
+    times = array("q")
     table: list[int] = []
     cap: list[int] = []
     top: list[int] = []
@@ -74,9 +79,9 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
         for weight, timed, entries in line.queue.lanes():
             low.append(len(due))
             if timed:
-                due += [entry[0] for entry in entries[:MEMBERS_MAX]]
+                due.extend([entry[0] for entry in entries[:MEMBERS_MAX]])
             else:
-                due += [NEVER_NS] * min(len(entries), MEMBERS_MAX)
+                due.extend([NEVER_NS] * min(len(entries), MEMBERS_MAX))
             high.append(len(due))
             weights.append(weight)
         line_lane.append(len(low))
@@ -86,12 +91,13 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
         for points in line.times:
             table.append(len(times) if points else -1)
             cap.append(len(points) - 1)
-            times += points if not points or points[-1] else [1] * len(points)  # 0: unproven
+            times += points if not points or points[-1] else array("q", [1] * len(points))
     return Scene(
         due, low, high, weights, line_lane,
         [int(line.queue.shaped > 0) for line in lines], [int(len(lines) > 1)] * len(lines),
         way_line, [way.worth for line in lines for way in line.ways],
         times, table, cap, top, free_ns, *_shapes(lines), low.copy(), list(free_ns),
+        array("d", bytes(8 * len(times))),
     )  # fmt: skip
 
 
