@@ -10,9 +10,9 @@ from tritonsched.core.request import RejectReason, Request
 from tritonsched.core.reservation import RefusalReason, Reservation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen, as `Request` is not
 class Batch:
-    """Requests of one model and one signature that run together on one device.
+    """Requests of one model and one signature that run together on one device. Nobody changes it.
 
     model: Triton's, which runs it; the members may have asked for a model that it is a variant of.
     rows: sum of the members' rows.

@@ -127,7 +127,8 @@ class Scheduler(State):
             is_over = not completion.retried or request.id in completion.ended
             if is_over or request.id in self._abandoned:
                 self._leave(request, self._outcome(request, completion, now), now)
-        self._abandoned.difference_update(request.id for request in batch.requests)
+        if self._abandoned:
+            self._abandoned.difference_update(request.id for request in batch.requests)
 
     def let_go(self, batch_id: int, now: int) -> None:
         """The batch goes on without its device, and will teach nothing: what it waits for in
@@ -249,8 +250,7 @@ class Scheduler(State):
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
         for request in arrived:
-            is_open = self.server is ServerState.READY and self._serving.places(request.model)
-            if is_open and self._streams.take(request):
+            if request.reservation and self._is_open(request.model) and self._streams.take(request):
                 continue
             reach = self._reach(request, now)
             reason = self._refusal(request, reach)
@@ -353,12 +353,12 @@ class Scheduler(State):
         now: int,
         decisions: list[Decision],
     ) -> None:
-        rows = sum(request.rows for request in requests)
+        rows = sum([request.rows for request in requests])
         way = self._way(requests[0].model, model, device.name)
         profile = self._profiles[way.model, device.name]
         start_ns = device.available_ns(now, self.tuning.rtt_ns)
         finish_ns = start_ns + profile.safe_ns(rows) + self.tuning.reply_ns
-        late = finish_ns > min(request.deadline_ns for request in requests)
+        late = finish_ns > min([request.deadline_ns for request in requests])
         self._batch_id += 1
         batch = Batch(
             id=self._batch_id,
@@ -388,9 +388,9 @@ class Scheduler(State):
         self._leave(request, Outcome.REJECTED, now, reason.value)
 
     def _outcome(self, request: Request, completion: Completion, now: int) -> Outcome:
-        if request.id in self._abandoned:
+        if self._abandoned and request.id in self._abandoned:
             return Outcome.CANCELLED
-        if not completion.ok or request.id in completion.failed:
+        if not completion.ok or (completion.failed and request.id in completion.failed):
             return Outcome.FAILED
         return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
 

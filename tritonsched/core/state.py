@@ -182,6 +182,9 @@ class State:
         assert now >= self._now, f"time went back: {now} after {self._now}"
         self._now = now
 
+    def _is_open(self, model: str) -> bool:
+        return self.server is ServerState.READY and bool(self._serving.places(model))
+
     def _hear_of(self, server: str, state: ServerState) -> list[str]:
         """The devices that are away now."""
         self._servers.put(server, state)

@@ -70,6 +70,7 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
     high: list[int] = []
     weights: list[float] = []
     line_lane = [0]
+    members = 0
     times = array("q")
     table: list[int] = []
     cap: list[int] = []
@@ -77,12 +78,13 @@ def scene_of(lines: Sequence[Line], free_ns: Sequence[int]) -> Scene:
     way_line: list[int] = []
     for number, line in enumerate(lines):
         for weight, timed, entries in line.queue.lanes():
-            low.append(len(due))
+            low.append(members)
+            members += min(len(entries), MEMBERS_MAX)
             if timed:
-                due.extend([entry[0] for entry in entries[:MEMBERS_MAX]])
+                due += array("q", [entry[0] for entry in entries[:MEMBERS_MAX]])
             else:
-                due.extend([NEVER_NS] * min(len(entries), MEMBERS_MAX))
-            high.append(len(due))
+                due += array("q", [NEVER_NS]) * (members - low[-1])
+            high.append(members)
             weights.append(weight)
         line_lane.append(len(low))
         first = len(way_line)
