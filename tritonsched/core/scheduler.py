@@ -332,7 +332,8 @@ class Scheduler(State):
         """Give the device its next batch, if it has room: idle, or one batch that is nearly
         done.
         """
-        while device.has_room(now, self.tuning.lead_ns):
+        lead_ns = self.tuning.lead_ns
+        while (self._queues or self._streams.has_plans) and device.has_room(now, lead_ns):
             start_ns = device.available_ns(now, self.tuning.rtt_ns)
             choice = self._streams.choose(
                 self._policy, self, device.name, start_ns=start_ns, now=now

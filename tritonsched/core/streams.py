@@ -89,6 +89,11 @@ class Streams:
         """Frames wait, or are to be refused."""
         return bool(self._here or self.lost)
 
+    @property
+    def has_plans(self) -> bool:
+        """Some device follows a plan, or did."""
+        return bool(self._lanes)
+
     def of_device(self, device: str) -> tuple[Reservation, ...]:
         """Its granted streams, oldest first."""
         return tuple(r for r in self._granted.values() if self._device_of[r.id] == device)
