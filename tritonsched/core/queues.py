@@ -146,24 +146,36 @@ class RequestQueue:
         self.deadlines += timed
         self.shaped += request.utility is not None
 
-    def remove(self, request: Request) -> None:
-        """Take one member out; it must be in the queue."""
-        timed, due_ns = request.has_deadline, request.due_ns
-        key = (request.weight, timed)
+    def remove(self, requests: Sequence[Request]) -> None:
+        """Take members out; they must be in the queue. Those that are a run of a lane, as a batch
+        mostly is, leave it together.
+        """
+        key, run = (requests[0].weight, requests[0].has_deadline), 0
+        for end, request in enumerate(requests):
+            if (request.weight, request.has_deadline) != key:
+                self._cut(key, requests[run:end])
+                key, run = (request.weight, request.has_deadline), end
+        self._cut(key, requests[run:])
+        self._head, self._first_ns = None, -1
+        self.size -= len(requests)
+        self.rows -= sum([request.rows for request in requests])
+        self.deadlines -= sum([request.has_deadline for request in requests])
+        self.shaped -= sum([request.utility is not None for request in requests])
+
+    def _cut(self, key: tuple[float, bool], gone: Sequence[Request]) -> None:
+        """These are of one lane."""
         lane = self._lanes[key]
-        index = bisect_left(lane, (due_ns, request.id))
-        assert lane[index][1] == request.id, f"{request.id} is not in {self!r}"
-        del lane[index]
+        first = bisect_left(lane, (gone[0].due_ns, gone[0].id))
+        part = slice(first, first + len(gone))
+        if [entry[2] for entry in lane[part]] == list(gone):
+            del lane[part]
+        else:
+            for request in gone:
+                index = bisect_left(lane, (request.due_ns, request.id))
+                assert lane[index][1] == request.id, f"{request.id} is not in {self!r}"
+                del lane[index]
         if not lane:
             del self._lanes[key]
-        if self._head is not None and self._head[1] == request.id:
-            self._head = None
-        if timed and due_ns == self._first_ns:
-            self._first_ns = -1
-        self.size -= 1
-        self.rows -= request.rows
-        self.deadlines -= timed
-        self.shaped -= request.utility is not None
 
 
 class _Waiting:
@@ -246,21 +258,28 @@ class QueueSet:
 
     def pop(self, request_id: int) -> Request | None:
         """Remove and return the request; None if it is not queued."""
-        request = self._by_id.pop(request_id, None)
-        if request is None:
-            return None
-        waiting = self._by_model[request.model]
-        key = _key(request)
+        request = self._by_id.get(request_id)
+        if request is not None:
+            self.pop_all((request,))
+        return request
+
+    def pop_all(self, requests: Sequence[Request]) -> None:
+        """Remove these of one queue; those that are not queued are left alone."""
+        gone = [request for request in requests if self._by_id.pop(request.id, None) is not None]
+        if not gone:
+            return
+        model, key = gone[0].model, _key(gone[0])
+        waiting = self._by_model[model]
         queue = waiting.queues[key]
-        queue.remove(request)
-        waiting.size -= 1
+        queue.remove(gone)
+        waiting.size -= len(gone)
         if not waiting.size:
-            del self._by_model[request.model]
-            return request
+            del self._by_model[model]
+            return
         if not queue.size:
             del waiting.queues[key]
-        tenant = waiting.tenants[request.tenant]
-        del tenant[request.id]
-        if not tenant:
-            del waiting.tenants[request.tenant]
-        return request
+        for request in gone:
+            tenant = waiting.tenants[request.tenant]
+            del tenant[request.id]
+            if not tenant:
+                del waiting.tenants[request.tenant]

@@ -290,8 +290,8 @@ class Scheduler(State):
         for queue in self._queues:
             doomed, turns_ns = self._serving.prospects(queue, self.tuning, now)
             self._hopeless_ns = min(self._hopeless_ns, turns_ns)
+            self._queues.pop_all(doomed)
             for request in doomed:
-                self._queues.pop(request.id)
                 if request.deadline_ns < now:
                     decisions.append(Expire(request))
                     self._leave(request, Outcome.EXPIRED, now)
@@ -342,8 +342,7 @@ class Scheduler(State):
                 self._held_until[device.name] = choice.until_ns
             if not isinstance(choice, Choice):
                 return
-            for request in choice.requests:
-                self._queues.pop(request.id)
+            self._queues.pop_all(choice.requests)
             self._send(self._runs(choice, device.name), choice.requests, device, now, decisions)
 
     def _send(

@@ -65,7 +65,7 @@ def test_arrivals_count_once_and_for_five_seconds() -> None:
     assert [rate.of(queue, now) for now in (0, S)] == [0.2, 0.2]
     queue.push(late)
     assert rate.of(queue, 4 * S) == 0.4
-    queue.remove(late)
+    queue.remove((late,))
     assert [rate.of(queue, now) for now in (5 * S, 8 * S)] == [0.2, 0.0]
 
 

@@ -66,7 +66,7 @@ def test_counts_follow_pushes_and_removals() -> None:
     first, second = request(1, rows=3, deadline=5), request(2, rows=2)
     queue = queue_of(first, second)
     assert (len(queue), queue.rows, queue.deadlines, queue.rows_widest) == (2, 5, 1, 3)
-    queue.remove(first)
+    queue.remove((first,))
     assert (len(queue), queue.rows, queue.deadlines) == (1, 2, 0)
     assert queue.weight_max == 1.0
 
@@ -74,7 +74,7 @@ def test_counts_follow_pushes_and_removals() -> None:
 def test_removing_a_stranger_is_our_own_mistake() -> None:
     queue = queue_of(request(1, deadline=5), request(3, deadline=7))
     with pytest.raises(AssertionError, match="2 is not in"):
-        queue.remove(request(2, deadline=6))
+        queue.remove((request(2, deadline=6),))
 
 
 def test_a_queue_says_what_it_holds() -> None:
@@ -82,13 +82,22 @@ def test_a_queue_says_what_it_holds() -> None:
     assert "alone" in repr(RequestQueue("m", 0, alone=True))
 
 
+def _some(plain: list[Request], dice: random.Random) -> list[Request]:
+    """Of those in the queue a few, as a batch has them (the best of its rows), or in any order."""
+    count = min(len(plain), dice.choice((1, 1, 2, 5)))
+    if dice.random() < 0.5:
+        return sorted(plain, key=lambda r: (-r.weight, not r.has_deadline, r.due_ns, r.id))[:count]
+    return dice.sample(plain, count)
+
+
 def test_a_random_history_leaves_what_a_plain_list_would() -> None:
     dice = random.Random(5)
     queue, plain = RequestQueue("m", 0, alone=False), list[Request]()
     for number in range(400):
         if plain and dice.random() < 0.45:
-            gone = plain.pop(dice.randrange(len(plain)))
+            gone = _some(plain, dice)
             queue.remove(gone)
+            plain = [one for one in plain if one not in gone]
         else:
             deadline = dice.choice([NEVER_NS, dice.randrange(50)])
             made = request(
@@ -133,6 +142,7 @@ def test_a_set_forgets_empty_queues() -> None:
     queues.push(made)
     assert 1 in queues
     assert queues.pop(1) is made
+    assert queues.pop(1) is None
     assert queues.pop(1) is None
     assert (queues.of_model("m"), queues.requests_of("m"), list(queues)) == ([], 0, [])
 

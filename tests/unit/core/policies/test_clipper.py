@@ -22,7 +22,7 @@ def drained(policy: Clipper, queue: RequestQueue, batches: int) -> list[int]:
         assert isinstance(choice, Choice)
         sizes.append(len(choice.requests))
         for request_ in choice.requests:
-            queue.remove(request_)
+            queue.remove((request_,))
     return sizes
 
 
