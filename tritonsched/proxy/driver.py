@@ -230,9 +230,8 @@ class Driver(Inputs):
         """Send; every member is answered exactly once, whatever happens. due_ns: when the pump
         should have run.
         """
-        jobs = [self._endings.job(request.id) for request in batch.requests]
-        infos = {id(job.info): job.info for job in jobs}  # they mostly share one
-        stale = not all(map(self.is_current, infos.values()))
+        jobs = self._endings.jobs(batch.requests)
+        stale = self._is_stale(jobs)
         flight = Flight(batch, jobs, batch.dispatch_ns)
         self._endings.batches.take(0)
         if stale and len(jobs) > 1 and not batch.requests[0].apart:
@@ -252,6 +251,16 @@ class Driver(Inputs):
         flight.sent_ns = self._clock()
         if self._on_send is not None:
             self._on_send(flight.sent_ns - due_ns)
+
+    def _is_stale(self, jobs: Sequence[Job]) -> bool:
+        """Triton serves the model of one of them otherwise than it did. They mostly share one."""
+        info = None
+        for job in jobs:
+            if job.info is not info:
+                info = job.info
+                if not self.is_current(info):
+                    return True
+        return False
 
     async def _as_it_came(self, flight: Flight) -> None:
         """Each member by a call of its own; mostly there is one."""

@@ -3,13 +3,14 @@
 Rule: every call is answered exactly once, whoever is first: who takes it out of the table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
 
 from tritonsched import errors
 from tritonsched.core.batch import Batch, Completion
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.proxy.again import Again
 from tritonsched.proxy.assembly import placed
@@ -70,9 +71,10 @@ class Endings:
             self._held.give_back(len(job.call.raw), job.request.tenant)
         return job
 
-    def job(self, request_id: int) -> Job:
-        """Of a call that is not answered."""
-        return self._pending[request_id]
+    def jobs(self, requests: Iterable[Request]) -> list[Job]:
+        """Of calls that are not answered."""
+        pending = self._pending
+        return [pending[request.id] for request in requests]
 
     def any_of(self, model: str) -> bool:
         """Does a call for the model wait for its answer?"""
