@@ -218,7 +218,7 @@ class Tallies(Observer):
         self._bases.pop(key, None)
 
     def _tally(self, model: str, version: str) -> Tally:
-        key = (model, _as_triton_says(version))
+        key = (model, _as_triton_says(version) if version else "")
         tally = self._tallies.get(key)
         if tally is None:
             while len(self._tallies) >= VERSIONS_MAX:
