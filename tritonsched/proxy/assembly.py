@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from tritonsched.backend.catalogue import ModelInfo, TensorInfo
+from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.client_cuda import CudaClientRegion
@@ -110,14 +110,15 @@ def _parts(tensor: Tensor, job: "Job") -> tuple[Part, ...]:
 
 def row_bytes(info: ModelInfo, name: str) -> int | None:
     """Bytes of one row of an output if the model's configuration fixes them, else None."""
-    return _row_bytes(info.outputs[name])
+    output = info.outputs[name]
+    return _row_bytes(output.datatype, output.dims)
 
 
 @lru_cache(maxsize=OUTPUTS_MAX)
-def _row_bytes(output: TensorInfo) -> int | None:
-    if any(dim < 0 for dim in output.dims):
+def _row_bytes(datatype: str, dims: tuple[int, ...]) -> int | None:
+    if any(dim < 0 for dim in dims):
         return None
-    return byte_size(output.datatype, output.dims)
+    return byte_size(datatype, dims)
 
 
 def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:

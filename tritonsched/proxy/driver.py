@@ -195,7 +195,9 @@ class Driver(Inputs):
         due_ns = now if self._wakeup_ns is None else min(now, self._wakeup_ns)
         for decision in decisions:
             self._act(decision, now, due_ns)
-        proposal = self._scheduler.proposal(self._clock())  # acting told the scheduler of later
+        if decisions:  # acting told the scheduler of later
+            now = self._clock()
+        proposal = self._scheduler.proposal(now)
         if proposal is not None:
             self._spawn(self._judge(proposal))
         wakeup = self._scheduler.next_wakeup()
