@@ -97,6 +97,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self._buffer = BUFFER.view
         self._is_flush_due = False
         self._is_hearing = False
+        self._has_written = False  # since we began to hear
         self._is_leaving = False  # no new streams are taken
         self._is_announced = False  # that they will not be
         self._empty_frames = 0  # less what they had reason for
@@ -137,9 +138,11 @@ class Http2Protocol(asyncio.BufferedProtocol):
             self._break_off(isinstance(error, ngh2.DenialOfServiceError))
             return
         self._is_hearing = True
+        self._has_written = False
         self._hear_all()
         self._is_hearing = False
-        if self._flush():  # streams that we reset ourselves are closed when that is written
+        self.flush()
+        if self._has_written:  # streams that we reset ourselves are closed when that is written
             self._hear_all()
         if self._is_awaited:
             self._is_awaited = False
@@ -365,30 +368,26 @@ class Http2Protocol(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Write what is queued; what is said while we hear is written together, after it."""
-        if not self._is_hearing:
-            self._flush()
-
-    def _flush(self) -> bool:
-        """Whether anything was written."""
+        if self._is_hearing:
+            return
         self._is_flush_due = False
-        has_written = self._write()
+        self._write()
         is_over = self._is_leaving and self.is_idle and not self._engine.queued_body_size()
         if is_over and self._transport is not None:
             self._transport.close()
-        return has_written
 
-    def _write(self) -> bool:
+    def _write(self) -> None:
         if self._transport is None:
-            return False
+            return
         try:
             data = self._engine.data_to_send()
         except ngh2.NGH2Error as error:  # the connection is beyond words
             self.abort(error)
-            return False
+            return
         if data:
+            self._has_written = True
             self._transport.write(data)
             self._empty_frames -= len(data) >> ANSWER_BITS_PER_FRAME
-        return bool(data)
 
 
 class NoStream(Exception):
