@@ -12,7 +12,6 @@ Source: RFC 9113.
 import asyncio
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -20,6 +19,8 @@ from typing import cast
 import ngh2
 from ngh2 import Role
 from ngh2 import events as event
+
+from tritonsched.read_buffer import BUFFER
 
 __all__ = [
     "CANCEL",
@@ -51,7 +52,6 @@ FRAMES_PER_MESSAGE = 4  # of a stream: grpc's clients open both windows for each
 ANSWER_BITS_PER_FRAME = 10  # one for each KiB
 SETTINGS_FRAMES = 100  # what SETTINGS count: each may change the windows of all streams
 UNSENT_BYTES_MAX = 256 * 1024  # of a stream; then whoever writes it waits
-READ_BYTES_MAX = 256 * 1024  # at once
 # A client resets each stream whose deadline passed, so an overload is not an attack (rapid reset):
 # libnghttp2's own 33 a second would end the connection, and with it all its other calls.
 RESETS_BURST, RESETS_PER_S = 10_000, 5_000
@@ -62,18 +62,6 @@ _CALM = int(ngh2.ErrorCode.ENHANCE_YOUR_CALM)
 _FLOODS = (ngh2.ErrorCode.ENHANCE_YOUR_CALM, ngh2.ErrorCode.INTERNAL_ERROR)  # libnghttp2 says both
 _GOAWAY = bytes((0, 0, 8, 7, 0, 0, 0, 0, 0))  # a frame without debug data (RFC 9113 6.8)
 _LAST_STREAM = bytes((0x7F, 0xFF, 0xFF, 0xFF))
-
-
-class _Buffer(threading.local):
-    """Where all connections of a thread read into: what was read is heard before the next read, and
-    libnghttp2 copies what is kept. A fresh buffer for each read is a copy and page faults more.
-    """
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(READ_BYTES_MAX))
-
-
-_BUFFER = _Buffer()
 
 
 class Http2Protocol(asyncio.BufferedProtocol):
@@ -106,9 +94,10 @@ class Http2Protocol(asyncio.BufferedProtocol):
         }
         self._engine = ngh2.Connection(role, config)
         self._transport: asyncio.Transport | None = None
-        self._buffer = _BUFFER.view
+        self._buffer = BUFFER.view
         self._is_flush_due = False
         self._is_hearing = False
+        self._has_written = False  # since we began to hear
         self._is_leaving = False  # no new streams are taken
         self._is_announced = False  # that they will not be
         self._empty_frames = 0  # less what they had reason for
@@ -118,6 +107,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self.is_greeted = False
         self._is_read = True  # what we write, by the other end
         self._moved = asyncio.Event()  # something was heard or sent, or all is over
+        self._is_awaited = False  # that it moves
         self.gone = asyncio.Event()
 
     # -- asyncio.BufferedProtocol ---------------------------------------------------------------
@@ -148,17 +138,36 @@ class Http2Protocol(asyncio.BufferedProtocol):
             self._break_off(isinstance(error, ngh2.DenialOfServiceError))
             return
         self._is_hearing = True
+        self._has_written = False
         self._hear_all()
         self._is_hearing = False
         self.flush()
-        self._moved.set()
-        self._hear_all()  # streams that we reset ourselves are closed when that is written
+        if self._has_written:  # streams that we reset ourselves are closed when that is written
+            self._hear_all()
+        if self._is_awaited:
+            self._is_awaited = False
+            self._moved.set()
         if self._empty_frames > self._frames_max and not self._is_over:
             self._judge_frames()
 
     def _hear_all(self) -> None:
         for happened in self._engine.events():
-            self._hear(happened)
+            if type(happened) is event.DataReceived:
+                data = happened.data
+                if not data:
+                    self._empty_frames += 1
+                self.on_data(happened.stream_id, data, end=happened.end_stream)
+            elif type(happened) is event.RequestReceived or (
+                type(happened) is event.ResponseReceived
+            ):
+                self._empty_frames -= FRAMES_PER_CALL
+                self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
+            elif type(happened) is event.StreamClosed:
+                self.on_closed(happened.stream_id, happened.error_code)
+            elif type(happened) is event.TrailersReceived:
+                self.on_trailers(happened.stream_id, happened.headers)
+            else:
+                self._hear_control(happened)
 
     def pause_writing(self) -> None:
         """Who does not read is not read from."""
@@ -171,23 +180,6 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self._moved.set()
         if self._transport is not None:
             self._transport.resume_reading()
-
-    def _hear(self, happened: event.Event) -> None:
-        match happened:
-            case event.DataReceived():
-                data = happened.data
-                if not data:
-                    self._empty_frames += 1
-                self.on_data(happened.stream_id, data, end=happened.end_stream)
-            case event.RequestReceived() | event.ResponseReceived():
-                self._empty_frames -= FRAMES_PER_CALL
-                self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
-            case event.TrailersReceived():
-                self.on_trailers(happened.stream_id, happened.headers)
-            case event.StreamClosed():
-                self.on_closed(happened.stream_id, happened.error_code)
-            case _:
-                self._hear_control(happened)
 
     def _hear_control(self, happened: event.Event) -> None:
         self._empty_frames += 1
@@ -323,6 +315,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
             self._is_read and self._engine.queued_body_size(stream_id) <= UNSENT_BYTES_MAX
         ):
             self._moved.clear()
+            self._is_awaited = True
             await self._moved.wait()
 
     def say_goodbye(self) -> None:
@@ -392,6 +385,7 @@ class Http2Protocol(asyncio.BufferedProtocol):
             self.abort(error)
             return
         if data:
+            self._has_written = True
             self._transport.write(data)
             self._empty_frames -= len(data) >> ANSWER_BITS_PER_FRAME
 

@@ -233,3 +233,26 @@ def test_a_name_with_quotes_does_not_break_the_exposition() -> None:
     metrics = Metrics()
     metrics.merge_failed('a"b\n\\c')
     assert value(metrics, "merge_failures_total", model='a"b\n\\c') == 1
+
+
+def test_what_is_heard_and_not_yet_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all of it is counted, whenever that is: waits by class, a clock that is behind as 0."""
+    monkeypatch.setattr("tritonsched.metrics.BATCHES_MAX", 3)
+    monkeypatch.setattr("tritonsched.metrics.ENDS_MAX", 5)
+    metrics = Metrics()
+    for number in range(20):
+        sent = batch(number, model=f"m{number % 2}")
+        sent.requests[0].slo = f"c{number % 2}"
+        metrics.on_dispatch(sent, -MS)
+        metrics.on_complete(sent, measured_ns=4 * MS, now=0)
+        metrics.on_outcome(sent.requests[0], Outcome.SERVED, "", 2 * MS)
+        assert len(metrics._sent) < 3
+        assert len(metrics._done) < 3
+        assert sum(map(len, metrics._ends.values())) < 5
+    for model, slo in (("m0", "c0"), ("m1", "c1")):
+        assert value(metrics, "queue_wait_seconds_count", model=model, class_=slo) == 10
+        assert value(metrics, "queue_wait_seconds_sum", model=model, class_=slo) == 0
+        assert value(metrics, "exec_seconds_sum", model=model) == pytest.approx(0.04)
+        assert value(metrics, "batch_rows_sum", model=model) == 20
+        ends = {"model": model, "class_": slo, "outcome": "served"}
+        assert value(metrics, "requests_total", **ends) == 10

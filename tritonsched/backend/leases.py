@@ -15,11 +15,11 @@ class Lease:
 
     __slots__ = ("_pool", "byte_size", "offset", "view")
 
-    def __init__(self, pool: "LeasedMemory", offset: int, byte_size: int) -> None:
+    def __init__(self, pool: "LeasedMemory", offset: int, view: memoryview) -> None:
         self._pool: LeasedMemory | None = pool
         self.offset = offset
-        self.byte_size = byte_size
-        self.view = pool.slice(offset, byte_size)
+        self.byte_size = view.nbytes
+        self.view = view
 
     def belongs_to(self, pool: "LeasedMemory") -> bool:
         """Whether it is an unreleased piece of that pool."""
@@ -56,12 +56,8 @@ class LeasedMemory:
                 self._free[index : index + 1] = [(offset + size, rest)] if rest else []
                 self.in_use_bytes += size
                 self.leases += 1
-                return Lease(self, offset, byte_size)
+                return Lease(self, offset, self._memory[offset : offset + byte_size])
         return None
-
-    def slice(self, offset: int, byte_size: int) -> memoryview:
-        """The memory's bytes; for leases."""
-        return self._memory[offset : offset + byte_size]
 
     def give_back(self, offset: int, byte_size: int) -> None:
         """A lease's piece is free again and joins its free neighbours; for leases."""
@@ -69,14 +65,17 @@ class LeasedMemory:
         self.in_use_bytes -= size
         self.leases -= 1
         start, end = offset, offset + size
-        first = last = bisect(self._free, (offset, size))
-        if first > 0 and sum(self._free[first - 1]) == start:
-            first -= 1
-            start = self._free[first][0]
-        if last < len(self._free) and self._free[last][0] == end:
-            end = sum(self._free[last])
-            last += 1
-        self._free[first:last] = [(start, end - start)]
+        free = self._free
+        first = last = bisect(free, (offset, size))
+        if first > 0:
+            before, length = free[first - 1]
+            if before + length == start:
+                first, start = first - 1, before
+        if last < len(free):
+            after, length = free[last]
+            if after == end:
+                last, end = last + 1, after + length
+        free[first:last] = [(start, end - start)]
 
 
 def aligned(size: int, grain: int) -> int:

@@ -8,6 +8,8 @@ keeps on a GPU is moved from device to device.
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 from typing import cast
 
 from tritonsched.backend import wire
@@ -25,6 +27,7 @@ from tritonsched.tensors import (
 )
 
 MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
+FORMS_MAX = 1024  # of batches, by their tensors' sizes
 MESSAGES_MAX = 1024  # remembered: a batch of the same form often finds the same places free
 Pool = SharedMemoryPool | CudaPool
 Places = tuple[tuple[int, int], ...]
@@ -37,7 +40,7 @@ class Attempt:
     inputs_at, outputs_at: offset and bytes of each in the pool; empty if they are in the message.
     shared: where outputs will be written, by name; on a GPU, where they will be read. runs, moves:
     what goes up before the message is sent; back_runs, back_moves: what comes down after it was
-    answered. is_known_done: Triton has answered.
+    answered. is_known_done: Triton has answered. cuda: the pool, if it is a GPU's.
     """
 
     pool: Pool | None = None
@@ -51,11 +54,7 @@ class Attempt:
     back_runs: list[Run] = field(default_factory=list)
     back_moves: list[Move] = field(default_factory=list)
     is_known_done: bool = False
-
-    @property
-    def cuda(self) -> CudaPool | None:
-        """The GPU's pool, if its pieces are there."""
-        return self.pool if isinstance(self.pool, CudaPool) else None
+    cuda: CudaPool | None = None
 
     def release_inputs(self) -> None:
         """Once: Triton is done with them."""
@@ -89,9 +88,12 @@ class Packer:
         Raises RegionFault if a client's memory on a GPU cannot be reached from there.
         """
         attempt = Attempt()
-        if not any(self._share_inputs(attempt, call, pool) for pool in pools):
+        for found in pools:
+            if self._share_inputs(attempt, call, found):
+                break
+        else:
             self.batches["inline"] += 1
-        wants_gpu = any(output.places for output in call.outputs)
+        wants_gpu = bool([output for output in call.outputs if output.places])
         pool = attempt.cuda if wants_gpu else attempt.pool
         if pool is not None and self._share_outputs(attempt, call, pool):
             return attempt
@@ -119,15 +121,16 @@ class Packer:
     def _share_inputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
         """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
         sizes = [sum(map(len, tensor.parts)) for tensor in call.inputs]
-        lease = self._lease(pool, sizes, least=1)  # Triton takes no empty tensor there
+        starts, total = _room(tuple(sizes))
+        lease = self._lease(pool, sizes, total, least=1)  # Triton takes no empty tensor there
         if lease is None:
             return False
         attempt.pool, attempt.inputs = pool, lease
-        self.batches["cuda" if attempt.cuda else "system"] += 1
-        starts = _starts(sizes)
+        cuda = attempt.cuda = pool if isinstance(pool, CudaPool) else None
+        self.batches["system" if cuda is None else "cuda"] += 1
         for tensor, start in zip(call.inputs, starts, strict=True):
-            if isinstance(pool, CudaPool):
-                _stage(attempt, tensor, lease, start, pool)
+            if cuda is not None:
+                _stage(attempt, tensor, lease, start, cuda)
             else:
                 _copy(attempt, tensor, lease.view, start)
         attempt.inputs_at = _places(lease, starts, sizes)
@@ -136,40 +139,39 @@ class Packer:
     def _share_outputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
         """Room for all outputs in one piece. False: a size is unknown or tiny, or there is none."""
         sizes = [(output.row_bytes or 0) * call.rows for output in call.outputs]
-        lease = self._lease(pool, sizes, least=MARK_BYTES)
+        starts, total = _room(tuple(sizes))
+        lease = self._lease(pool, sizes, total, least=MARK_BYTES)
         if lease is None:
             return False
         attempt.outputs = lease
-        starts = _starts(sizes)
         attempt.outputs_at = _places(lease, starts, sizes)
         for output, size, start in zip(call.outputs, sizes, starts, strict=True):
             place = lease.view[start : start + size]
             place[-MARK_BYTES:] = self._mark
             attempt.shared[output.name] = place
-            offset = lease.offset + start
-            if isinstance(pool, CudaPool):
+            if attempt.cuda is not None:
+                offset = lease.offset + start
                 attempt.runs.append((offset + size - MARK_BYTES, MARK_BYTES))
-                _plan_back(attempt, output, offset, size, pool)
+                _plan_back(attempt, output, offset, size, attempt.cuda)
         return True
 
-    def _lease(self, pool: Pool, sizes: list[int], *, least: int) -> Lease | None:
+    def _lease(self, pool: Pool, sizes: list[int], total: int, *, least: int) -> Lease | None:
         """One piece for tensors of these sizes, if each is at least so large."""
         if not sizes or min(sizes) < least:
             return None
-        lease = pool.lease(sum(aligned(size, ALIGN) for size in sizes))
+        lease = pool.lease(total)
         self.fallbacks += lease is None
         return lease
 
 
-def _starts(sizes: list[int]) -> list[int]:
-    """Where tensors of these sizes begin in their piece, each at a multiple of 64."""
-    starts = [0]
-    for size in sizes[:-1]:
-        starts.append(starts[-1] + aligned(size, ALIGN))
-    return starts
+@lru_cache(maxsize=FORMS_MAX)
+def _room(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Where tensors of these sizes begin in their piece, each at a multiple of 64; bytes of all."""
+    *starts, total = accumulate([aligned(size, ALIGN) for size in sizes], initial=0)
+    return tuple(starts), total
 
 
-def _places(lease: Lease, starts: list[int], sizes: list[int]) -> Places:
+def _places(lease: Lease, starts: tuple[int, ...], sizes: list[int]) -> Places:
     base = lease.offset
     return tuple([(base + start, size) for start, size in zip(starts, sizes, strict=True)])
 
@@ -197,8 +199,9 @@ def _message(call: BatchCall, attempt: Attempt) -> bytes:
 def _copy(attempt: Attempt, tensor: BatchInput, target: memoryview, position: int) -> None:
     try:
         for part in cast("tuple[Buffer, ...]", tensor.parts):
-            target[position : position + len(part)] = part
-            position += len(part)
+            end = position + len(part)
+            target[position:end] = part
+            position = end
     except TypeError as error:
         attempt.release_inputs()
         raise unreachable() from error

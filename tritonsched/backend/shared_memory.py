@@ -38,14 +38,10 @@ class SharedMemoryPool(LeasedMemory):
         remove_stale(directory)
         size = aligned(default_bytes(directory) if byte_size is None else byte_size, _PAGE)
         self.path, self._file = _make(directory, size)
+        self.name = self.path.name  # what the region is called in Triton
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._map = mmap.mmap(self._file, size, flags=flags)
         super().__init__(memoryview(self._map))
-
-    @property
-    def name(self) -> str:
-        """What the region is called in Triton."""
-        return self.path.name
 
     @property
     def key(self) -> str:

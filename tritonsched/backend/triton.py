@@ -1,6 +1,6 @@
 """Triton itself: merged batches through shared memory, lone calls as they came.
 
-Rule: an answer is checked before anybody sees it (`wire.read_answer`), and shared memory is used
+Rule: an answer is checked before anybody sees it (`wire.Answers`), and shared memory is used
 again only when Triton is known to be done with it (`region`). What does not fit into the pool,
 has no size known beforehand, or goes to a Triton on another host travels in the message itself.
 """
@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
-
-from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import wire
 from tritonsched.backend.base import GrpcCalls
@@ -78,8 +76,9 @@ class TritonBackend:
         self.region = Region(self._control, system, pool_bytes, shm_directory)
         self.cuda = CudaRegions(self._control, transport, cuda_pool_bytes, cuda)
         self._repeats: set[asyncio.Task[None]] = set()
-        self._mark = secrets.token_bytes(MARK_BYTES)
-        self._packer = Packer(self._mark)
+        mark = secrets.token_bytes(MARK_BYTES)
+        self._answers = wire.Answers(mark)
+        self._packer = Packer(mark)
         self.version = ""
         self.malformed = 0
 
@@ -372,14 +371,11 @@ class TritonBackend:
             raise BackendError(reply.details, grpc_code_name=reply.code)
         if fault is not None:
             raise fault
-        response = wire.parse(pb.ModelInferResponse, reply.message)
-        if attempt.back_moves and any(response.raw_output_contents):
-            raise MalformedAnswer(f"model '{call.model}' answered past the GPU's memory")
-        tensors = wire.read_answer(response, call, attempt.shared, self._mark)
-        attempt.release_inputs()
-        return BatchReply(
-            response.model_name, response.model_version, tensors, attempt.release_outputs
+        model, version, tensors = self._answers.read(
+            reply.message, call, attempt.shared, may_carry=not attempt.back_moves
         )
+        attempt.release_inputs()
+        return BatchReply(model, version, tensors, attempt.release_outputs)
 
     def _settle(self, attempt: Attempt) -> None:
         """An attempt failed: its pieces are free again only if Triton has answered."""

@@ -13,6 +13,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -38,6 +39,7 @@ from tritonsched.http2 import (
 from tritonsched.tensors import Buffer, GrpcDone, GrpcReply
 
 STREAMS_MAX = 1024  # calls in flight at once until Triton says how many it takes
+HEADERS_MAX = 64  # of answers, remembered
 DIAL_S = 5.0  # a connection that takes longer is taken for refused
 _PROTOCOL_ERROR = 1
 _PREFIX_BYTES = 5  # of a gRPC message: compressed or not, length
@@ -140,8 +142,7 @@ class H2Upstream:
         self._waiting: list[_Call] = []
         self._heads: dict[str, list[Header]] = {}
         self._open = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None  # while it is waited for
 
     async def start(self) -> None:
         """Connections are made when they are needed."""
@@ -149,9 +150,11 @@ class H2Upstream:
 
     async def close(self) -> None:
         """Let running calls finish within the bound, then close."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FINISH_S):
-                await self._idle.wait()
+        if self._open:
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_S):
+                    await self._idle.wait()
         if self._dialling is not None:
             self._dialling.cancel()
         if self._connection is not None:
@@ -165,16 +168,15 @@ class H2Upstream:
         (an error status is one), or that nobody answered.
         """
         self._open += 1
-        self._idle.clear()
 
         def counted(reply: GrpcReply | TritonUnavailable) -> None:
             self._open -= 1
-            if not self._open:
+            if not self._open and self._idle is not None:
                 self._idle.set()
             done(reply)
 
-        prefix = b"\0" + len(message).to_bytes(4, "big")
-        call = _Call(self._head(method, metadata), b"".join((prefix, message)), counted)
+        body = b"".join((b"\0", len(message).to_bytes(4, "big"), message))
+        call = _Call(self._head(method, metadata), body, counted)
         self._start(call)
 
     async def unary(
@@ -314,16 +316,21 @@ def escape(details: str) -> bytes:
 
 def reply_of(initial: Headers, data: list[bytes], trailers: Headers) -> GrpcReply:
     """Headers, body and trailers of a call as gRPC means them."""
-    status = dict(trailers or initial).get(b"grpc-status")
+    status, trailing = _said(tuple(trailers or initial))
     if status != _OK:
         return _error_of(initial, trailers or initial, status)
     body = data[0] if len(data) == 1 else b"".join(data)
     length = int.from_bytes(body[1:_PREFIX_BYTES], "big")
     if len(body) != _PREFIX_BYTES + length or body[:1] != b"\0":
         return GrpcReply("INTERNAL", "the answer is not one uncompressed message", b"")
-    sent = end_to_end(map(decode_header, initial)) if trailers else ()
-    trailing = end_to_end(map(decode_header, trailers or initial))
+    sent = _said(tuple(initial))[1] if trailers else ()
     return GrpcReply("OK", "", memoryview(body)[_PREFIX_BYTES:], sent, trailing)
+
+
+@lru_cache(maxsize=HEADERS_MAX)
+def _said(headers: tuple[Header, ...]) -> tuple[bytes | None, Metadata]:
+    """Status and metadata, the same in nearly all answers."""
+    return dict(headers).get(b"grpc-status"), end_to_end(map(decode_header, headers))
 
 
 def _error_of(initial: Headers, last: Headers, status: bytes | None) -> GrpcReply:

@@ -4,50 +4,62 @@ time; what stands around them is made once by `grpc_codec` for answers of the sa
 Source: the protobuf wire format; inference.ModelInferResponse.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tritonsched.frontend import grpc_codec
+from tritonsched.frontend.grpc_framing import PREFIX_BYTES
 from tritonsched.tensors import Buffer, InferCall, MergedReply, Tensor, Wire
 
 RESPONSE_HEADS_MAX = 1024
+
+
+class _Form(NamedTuple):
+    """An answer with gRPC's prefix before it, around its id and its tensors. start: what stands
+    before the id. gaps: what stands before each tensor.
+    """
+
+    start: bytes
+    gaps: tuple[bytes, ...]
+
+
 _heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
-_raw_tags: dict[int, bytes] = {}
+_forms: dict[tuple[Any, ...], _Form] = {}
 
 
 def encode(reply: MergedReply, call: InferCall) -> bytes:
     """As `grpc_codec.encode`, byte for byte."""
-    return b"".join(_parts(reply, call))
+    return encode_framed(reply, call)[PREFIX_BYTES:]
 
 
 def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
     """The same with gRPC's prefix before it, and its tensors copied once for both."""
-    parts = _parts(reply, call)
-    size = sum(map(len, parts))
-    return b"".join((b"\0", size.to_bytes(4, "big"), *parts))
+    raw_id = call.id.encode()
+    outputs = reply.outputs
+    tensors = [(t.name, t.datatype, t.shape, len(t.data)) for t in outputs]
+    key = (reply.model, reply.version, reply.variant, len(raw_id), *tensors)
+    start, gaps = _forms.get(key) or _remember_form(key, reply, len(raw_id))
+    parts: list[Buffer] = [start, raw_id]
+    for gap, tensor in zip(gaps, outputs, strict=False):
+        parts += (gap, tensor.data)
+    return b"".join(parts)
 
 
-def _parts(reply: MergedReply, call: InferCall) -> list[Buffer]:
+def _remember_form(key: tuple[Any, ...], reply: MergedReply, id_size: int) -> _Form:
     outputs = reply.outputs
     named = (reply.model, reply.version, reply.variant)
-    key = (*named, *[(t.name, t.datatype, t.shape) for t in outputs])
-    before, after = _heads.get(key) or _remember_response(key, reply)
-    parts: list[Buffer] = [before]
-    if call.id:
-        raw_id = call.id.encode()
-        parts += (b"\x1a", _varint(len(raw_id)), raw_id)
-    parts.append(after)
-    for tensor in outputs:
-        size = len(tensor.data)
-        parts += (_raw_tags.get(size) or _raw_tag(size), tensor.data)
-    return parts
-
-
-def _raw_tag(size: int) -> bytes:
-    """What stands before a tensor of that size in an answer."""
-    if len(_raw_tags) >= RESPONSE_HEADS_MAX:
-        _raw_tags.clear()
-    made = _raw_tags[size] = b"\x32" + _varint(size)
-    return made
+    head = (*named, *[(t.name, t.datatype, t.shape) for t in outputs])
+    before, after = _heads.get(head) or _remember_response(head, reply)
+    if id_size:
+        before += b"\x1a" + _varint(id_size)
+    gaps = [b"\x32" + _varint(len(tensor.data)) for tensor in outputs]
+    if gaps:
+        gaps[0] = after + gaps[0]
+    size = len(before) + id_size + sum(map(len, gaps)) + sum(len(t.data) for t in outputs)
+    if len(_forms) >= RESPONSE_HEADS_MAX:
+        _forms.clear()
+    form = _Form(b"\0" + size.to_bytes(4, "big") + before, tuple(gaps))
+    _forms[key] = form
+    return form
 
 
 def _remember_response(key: tuple[Any, ...], reply: MergedReply) -> tuple[bytes, bytes]:

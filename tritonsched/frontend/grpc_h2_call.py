@@ -8,12 +8,14 @@ from typing import Any
 
 from tritonsched.backend.base import GrpcCalls
 from tritonsched.errors import MemoryFull, TritonschedError
-from tritonsched.frontend import grpc_wire
+from tritonsched.frontend import grpc_bodies, grpc_wire
 from tritonsched.frontend.gate import Gate
 from tritonsched.frontend.grpc_framing import (
     PREFIX_BYTES,
     Head,
     announced_bytes,
+    is_one_message,
+    message_of,
     timeout_of,
     too_large,
 )
@@ -23,7 +25,7 @@ from tritonsched.frontend.grpc_stream import Streams
 from tritonsched.frontend.pieces import Pieces
 from tritonsched.frontend.service import InferService
 from tritonsched.http2 import Headers
-from tritonsched.tensors import Cancel
+from tritonsched.tensors import Cancel, InferCall
 
 HEADS_MAX = 1024  # header lists remembered by a server
 HEAD_BYTES_MAX = 4096  # longer ones are read each time
@@ -76,6 +78,28 @@ class Shared:
                 self._heads.clear()
             self._heads[headers] = head
         return head
+
+    def decoded(self, call: "Call", body: bytes) -> InferCall:
+        """An inference that has been heard. Raises PayloadTooLarge, ClientError."""
+        kept, received_ns, timeout_ns = call.head.kept, call.received_ns, call.timeout_ns
+        if len(body) > self.request_bytes_max + PREFIX_BYTES:
+            raise too_large(self.request_bytes_max)
+        made = grpc_bodies.decode_known(
+            body, kept, received_ns=received_ns, remaining_ns=timeout_ns
+        )
+        if made is not None:
+            return made
+        is_plain = body[:1] == b"\0" and is_one_message(body)
+        if is_plain:  # such a message is not copied out of its body
+            return grpc_bodies.decode(body, kept, received_ns=received_ns, remaining_ns=timeout_ns)
+        message = self.message_of(call, body)
+        return grpc_wire.decode(message, kept, received_ns=received_ns, remaining_ns=timeout_ns)
+
+    def message_of(self, call: "Call", body: bytes) -> bytes:
+        """What it says. Raises PayloadTooLarge, ClientError."""
+        if len(body) > self.request_bytes_max + PREFIX_BYTES:
+            raise too_large(self.request_bytes_max)
+        return message_of(body, call.head.encoding, self.request_bytes_max)
 
     def too_much(self, call: "Call", unheard_bytes: int) -> TritonschedError | None:
         """Why no more of it is heard: its own size, as announced, or its connection's."""

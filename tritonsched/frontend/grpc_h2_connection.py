@@ -9,6 +9,7 @@ Source: gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md).
 
 import asyncio
 import time
+from functools import partial
 
 from tritonsched.backend.upstream_grpc import Metadata
 from tritonsched.errors import DeadlineExpired, MemoryFull, RequestTimeout, TritonschedError
@@ -25,12 +26,8 @@ from tritonsched.frontend.gate import (
     is_slow,
 )
 from tritonsched.frontend.grpc_framing import (
-    PREFIX_BYTES,
     Cutter,
     framed,
-    is_one_message,
-    message_of,
-    too_large,
 )
 from tritonsched.frontend.grpc_h2_answer import (
     NO_GRPC,
@@ -104,18 +101,17 @@ class Connection(Http2Protocol):
         call.is_heard = end
         if call.stream is not None:
             self._feed(stream_id, call.stream, data, end=end)
-            return
-        if end and not call.pieces:
+        elif end and not call.pieces:
             self.taken(stream_id, len(data))
             self._whole(stream_id, call, data)
-            return
-        self._hear_piece(stream_id, call, data, end=end)
+        else:
+            self._hear_piece(stream_id, call, data, end=end)
 
     def _hear_piece(self, stream_id: int, call: Call, data: bytes, *, end: bool) -> None:
         """A large message comes in dozens of these: what can wait for its end waits."""
         size = len(data)
         owed = call.owed_bytes = call.owed_bytes + size
-        if end or owed >= TAKEN_BYTES_MIN:
+        if owed and (end or owed >= TAKEN_BYTES_MIN):
             self._pay(stream_id, call)
         is_first = not call.pieces
         if size >= pieces.PIECE_BYTES_MIN:
@@ -137,8 +133,7 @@ class Connection(Http2Protocol):
     def _pay(self, stream_id: int, call: Call) -> None:
         """The client may send as much more."""
         owed, call.owed_bytes = call.owed_bytes, 0
-        if owed:
-            self.taken(stream_id, owed)
+        self.taken(stream_id, owed)
 
     def _heard(self, stream_id: int, call: Call) -> None:
         """All of a message that came in pieces: a tensor in a plain one is not put together."""
@@ -161,9 +156,10 @@ class Connection(Http2Protocol):
 
     def on_closed(self, stream_id: int, code: int) -> None:
         """The client has left, if the call is not answered yet."""
-        call = self._forget(stream_id)
-        if call is not None and call.cancel is not None:
-            call.cancel()
+        if stream_id in self._calls:
+            call = self._forget(stream_id)
+            if call is not None and call.cancel is not None:
+                call.cancel()
 
     def on_lost(self, exc: Exception | None) -> None:
         self._shared.gate.leave(self)
@@ -191,7 +187,8 @@ class Connection(Http2Protocol):
         call = self._calls.pop(stream_id, None)
         if call is not None:
             self._unheard_bytes -= call.size_bytes
-            self._pay(stream_id, call)
+            if call.owed_bytes:
+                self._pay(stream_id, call)
             if call.timer is not None:
                 call.timer.cancel()
             if call.stream is not None:
@@ -203,38 +200,19 @@ class Connection(Http2Protocol):
     def _whole(self, stream_id: int, call: Call, body: bytes) -> None:
         """The client has said all."""
         try:
-            self._start(stream_id, call, body)
+            if call.head.method == INFER:
+                made = self._shared.decoded(call, body)
+                done = partial(self._answer, stream_id, made)
+                call.cancel = self._shared.service.submit(made, done)
+            else:
+                message = self._shared.message_of(call, body)
+                call.cancel = self._shared.spawn(self._forward(stream_id, call, message)).cancel
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
 
-    def _start(self, stream_id: int, call: Call, body: bytes) -> None:
-        size_max = self._shared.request_bytes_max
-        if len(body) > size_max + PREFIX_BYTES:
-            raise too_large(size_max)
-        start = PREFIX_BYTES  # a plain message is not copied out of its body
-        if body[:1] != b"\0" or not is_one_message(body):
-            body, start = message_of(body, call.head.encoding, size_max), 0
-        if call.head.method == INFER:
-            self._infer(stream_id, call, body, start)
-        else:
-            call.cancel = self._shared.spawn(self._forward(stream_id, call, body[start:])).cancel
-
-    def _infer(self, stream_id: int, call: Call, body: bytes, start: int) -> None:
-        made = grpc_wire.decode(
-            body,
-            call.head.kept,
-            received_ns=call.received_ns,
-            remaining_ns=call.timeout_ns,
-            start=start,
-        )
-        self._submit(stream_id, call, made)
-
     def _submit(self, stream_id: int, call: Call, made: InferCall) -> None:
-        def done(outcome: Answer | TritonschedError) -> None:
-            self._answer(stream_id, outcome, made)
-
         try:
-            call.cancel = self._shared.service.submit(made, done)
+            call.cancel = self._shared.service.submit(made, partial(self._answer, stream_id, made))
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
 
@@ -327,23 +305,23 @@ class Connection(Http2Protocol):
             self.body(stream_id, data)
             self.flush()
 
-    def _answer(self, stream_id: int, outcome: Answer | TritonschedError, made: InferCall) -> None:
+    def _answer(self, stream_id: int, made: InferCall, outcome: Answer | TritonschedError) -> None:
         """The end of an inference; a plain answer has no more to it than its bytes."""
         try:
-            if isinstance(outcome, MergedReply) and not (outcome.explain or outcome.variant):
-                body = grpc_answers.encode_framed(outcome, made)
-                self._weigh(len(body))
-            else:
+            if not isinstance(outcome, MergedReply) or outcome.explain or outcome.variant:
                 reply = reply_of(outcome, made)
                 self._weigh(len(reply.message))
                 self._end(stream_id, reply)
                 return
+            body = grpc_answers.encode_framed(outcome, made)
+            self._weigh(len(body))
         except Exception as error:  # the boundary: whatever it is becomes a status
             self._end(stream_id, error_reply(error))
             return
         if self._forget(stream_id) is not None:
             self.answer(stream_id, OK_HEAD, body, OK_END)
-            self._flush_later()
+            if not self._is_flush_due:
+                self._flush_later()
 
     def _weigh(self, size_bytes: int) -> None:
         """One more answer of that size. Raises MemoryFull if too many before it are not read."""

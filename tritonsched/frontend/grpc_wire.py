@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tritonsched.frontend import grpc_codec
 from tritonsched.frontend.grpc_codec import Metadata
 from tritonsched.frontend.grpc_framing import PREFIX_BYTES, announced_bytes
+from tritonsched.frontend.grpc_said import Said, said_by
 from tritonsched.tensors import (
     Buffer,
     DeadlineHints,
@@ -29,8 +30,6 @@ _ID, _RAW_INPUT = 0x1A, 0x3A  # tag of a field: number << 3 | 2 (length-delimite
 _BEFORE_ID = frozenset({0x0A, 0x12})  # name, version
 _HEAD_TAGS = frozenset({0x0A, 0x12, 0x22, 0x2A, 0x32})  # name, version, parameters, inputs, outputs
 _EMPTY_RAW = b"\x3a\x00"
-_LOAD_METRICS = "endpoint-load-metrics-format"  # such a call goes alone
-_DEADLINE_MS, _ENVOY_MS = "x-request-deadline-ms", "x-envoy-expected-rq-timeout-ms"
 
 
 class _Odd(Exception):  # never leaves this file
@@ -44,20 +43,7 @@ class _Head(NamedTuple):
     specs: tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
-class _Said(NamedTuple):
-    """What metadata say to us. is_timed: about time, too. is_odd: such a call is read carefully."""
-
-    slo: str | None
-    explain: bool
-    reservation: str | None
-    tenant: str | None
-    deadline_ms: str | None
-    envoy_ms: str | None
-    is_timed: bool
-    is_odd: bool
-
-
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """A message around its id and its tensors. before: what stands before the id. gaps: what stands
     before each tensor, its tag and length included, and the bytes of that tensor.
     """
@@ -69,8 +55,7 @@ class _Layout(NamedTuple):
 
 
 _heads: dict[bytes, _Head] = {}
-_layouts: dict[bytes, _Layout] = {}
-_said: dict[Metadata, _Said] = {}
+_layouts: dict[bytes, Layout] = {}
 
 
 def decode(
@@ -82,7 +67,7 @@ def decode(
     start: int = 0,
 ) -> InferCall:
     """As `grpc_codec.decode`. start: where in the body the message begins."""
-    said = _said_by(metadata)
+    said = said_by(metadata)
     try:
         layout, call_id, raws = _read(body, start, said)
     except (_Odd, IndexError, UnicodeDecodeError):
@@ -91,7 +76,7 @@ def decode(
         )
     raw = memoryview(body)[start:] if start else body
     inputs = tuple([Tensor(*spec, d) for spec, d in zip(layout.head.specs, raws, strict=True)])
-    return _call(
+    return call_like(
         layout,
         call_id,
         inputs,
@@ -114,7 +99,7 @@ def decode_pieces(
     one, whose tensor is not put together. None if it is to be: it is not laid out like the last one
     of its model, or has other than one tensor of elements of fixed size.
     """
-    said = _said_by(metadata)
+    said = said_by(metadata)
     known = _known(pieces[0], said)
     if known is None:
         return None
@@ -134,7 +119,7 @@ def decode_pieces(
     view, rest = memoryview(first), pieces[1:]
     raw = Pieces((view[PREFIX_BYTES:], *rest), size - PREFIX_BYTES)
     data = Pieces((view[position:], *rest), tensor_bytes)
-    return _call(
+    return call_like(
         layout,
         call_id,
         (Tensor(*layout.head.specs[0], b"", None, data),),
@@ -152,12 +137,12 @@ def decode_head(
     """The same of its first piece alone, without the tensors' bytes, for what can be said of a call
     before they have come. None if nothing can.
     """
-    said = _said_by(metadata)
+    said = said_by(metadata)
     known = _known(first, said)
     if known is None:
         return None
     layout, call_id, _ = known
-    return _call(
+    return call_like(
         layout,
         call_id,
         tuple([Tensor(*spec, b"") for spec in layout.head.specs]),
@@ -169,7 +154,7 @@ def decode_head(
     )
 
 
-def _known(first: bytes | bytearray, said: _Said) -> tuple[_Layout, str, int] | None:
+def _known(first: bytes | bytearray, said: Said) -> tuple[Layout, str, int] | None:
     """Layout, id, and where that ends, of an uncompressed body that begins like the last one."""
     if said.is_odd or first[:1] != b"\0":
         return None
@@ -181,41 +166,23 @@ def _known(first: bytes | bytearray, said: _Said) -> tuple[_Layout, str, int] | 
     return None if layout is None or begun is None else (layout, *begun)
 
 
-def _said_by(metadata: Metadata) -> _Said:
-    """The same metadata come with every call of a steady client."""
-    said = _said.get(metadata)
-    if said is not None:
-        return said
-    texts = {key: value for key, value in metadata if isinstance(value, str)}
-    deadline_ms, envoy_ms = texts.get(_DEADLINE_MS), texts.get(_ENVOY_MS)
-    said = _Said(
-        slo=texts.get("x-tritonsched-class"),
-        explain=texts.get("x-tritonsched-explain") == "1",
-        reservation=texts.get("x-tritonsched-reservation"),
-        tenant=texts.get("x-tritonsched-tenant"),
-        deadline_ms=deadline_ms,
-        envoy_ms=envoy_ms,
-        is_timed=deadline_ms is not None or envoy_ms is not None,
-        is_odd=_LOAD_METRICS in texts,
-    )
-    if sum(len(key) + len(value) for key, value in metadata) <= HEAD_BYTES_MAX:
-        if len(_said) >= HEADS_MAX:
-            _said.clear()
-        _said[metadata] = said
-    return said
+def layout_of(body: bytes, start: int) -> Layout | None:
+    """Of the last message with the same model's name."""
+    return _layouts.get(_key(body, start))
 
 
-def _call(
-    layout: _Layout,
+def call_like(
+    layout: Layout,
     call_id: str,
     inputs: tuple[Tensor, ...],
     *,
     raw: Buffer | Pieces,
     metadata: Metadata,
-    said: _Said,
+    said: Said,
     received_ns: int,
     remaining_ns: int | None,
 ) -> InferCall:
+    """A call so laid out, with what is its own."""
     like = layout.head.call
     hints = like.hints
     if said.is_timed or remaining_ns is not None:
@@ -243,7 +210,7 @@ def _call(
     )
 
 
-def _read(body: bytes, start: int, said: _Said) -> tuple[_Layout, str, list[memoryview]]:
+def _read(body: bytes, start: int, said: Said) -> tuple[Layout, str, list[memoryview]]:
     """Compared with the last one of its model, or walked. Raises _Odd, IndexError."""
     if said.is_odd:
         raise _Odd
@@ -265,7 +232,7 @@ def _key(body: bytes | bytearray, start: int) -> bytes:
     return bytes(body[start : start + 2 + body[start + 1]])
 
 
-def _begun(layout: _Layout, body: bytes | bytearray, position: int) -> tuple[str, int] | None:
+def _begun(layout: Layout, body: bytes | bytearray, position: int) -> tuple[str, int] | None:
     """Its id and where that ends, if the message begins this way."""
     if not body.startswith(layout.before, position):
         return None
@@ -281,7 +248,7 @@ def _begun(layout: _Layout, body: bytes | bytearray, position: int) -> tuple[str
     return call_id, position
 
 
-def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[memoryview]] | None:
+def _compare(layout: Layout, body: bytes, position: int) -> tuple[str, list[memoryview]] | None:
     """Its id and tensors, if the message is laid out this way."""
     begun = _begun(layout, body, position)
     if begun is None:
@@ -297,7 +264,7 @@ def _compare(layout: _Layout, body: bytes, position: int) -> tuple[str, list[mem
     return (call_id, raws) if position == len(body) else None
 
 
-def _walk(body: bytes, start: int) -> tuple[_Layout, str, list[memoryview]]:
+def _walk(body: bytes, start: int) -> tuple[Layout, str, list[memoryview]]:
     """The layout, the id, and the tensors' bytes, which must come last. Raises _Odd, IndexError."""
     view = memoryview(body)
     raws: list[memoryview] = []
@@ -330,7 +297,7 @@ def _walk(body: bytes, start: int) -> tuple[_Layout, str, list[memoryview]]:
     return _layout(parts, before, gaps), call_id, raws
 
 
-def _layout(parts: list[bytes], before: int | None, gaps: list[tuple[bytes, int]]) -> _Layout:
+def _layout(parts: list[bytes], before: int | None, gaps: list[tuple[bytes, int]]) -> Layout:
     """Raises _Odd if such messages are not to be read this way."""
     key = b"".join(parts)
     if len(key) > HEAD_BYTES_MAX:
@@ -343,7 +310,7 @@ def _layout(parts: list[bytes], before: int | None, gaps: list[tuple[bytes, int]
     first, *others = gaps
     after = b"".join((*parts[before:], first[0]))
     form = b"".join((b"\0", key, *[gap for gap, _ in gaps]))  # no head over HTTP begins so
-    return _Layout(head, form, b"".join(parts[:before]), ((after, first[1]), *others))
+    return Layout(head, form, b"".join(parts[:before]), ((after, first[1]), *others))
 
 
 def _text(data: bytes | bytearray) -> str:

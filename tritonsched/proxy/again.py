@@ -13,7 +13,7 @@ from tritonsched.core.batch import Batch
 from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.errors import TritonschedError, TritonUnavailable
-from tritonsched.proxy.job import Flight, Job, Pending
+from tritonsched.proxy.job import Flight, Job
 
 
 class Again:
@@ -22,7 +22,7 @@ class Again:
     def __init__(
         self,
         scheduler: Scheduler,
-        pending: dict[int, Pending],
+        pending: dict[int, Job],
         clock: Callable[[], int],
         *,
         resend_lost: bool,
@@ -52,10 +52,9 @@ class Again:
             self._submit(replace(request, retry=True), "", now)
 
     def _submit(self, request: Request, lone: str, now: int) -> None:
-        pending = self._pending.get(request.id)
-        if pending is not None:  # if its client has just left, nobody waits for it
-            job = pending.job
-            pending.job = replace(job, request=request, lone=lone or job.lone)
+        job = self._pending.get(request.id)
+        if job is not None:  # if its client has just left, nobody waits for it
+            self._pending[request.id] = replace(job, request=request, lone=lone or job.lone)
             self._scheduler.submit(request, now)
 
 

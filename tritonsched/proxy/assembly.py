@@ -5,8 +5,10 @@ by the backend; those in a client's region are read here, as late as can be, and
 stay there. Splitting copies each member's rows, so that the batch's shared memory is free at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tritonsched.backend.catalogue import ModelInfo
@@ -32,6 +34,7 @@ from tritonsched.tensors import (
 if TYPE_CHECKING:
     from tritonsched.proxy.job import Job
 
+OUTPUTS_MAX = 1024  # of models, whose rows' bytes are remembered
 _LENGTH_BYTES = 4  # of one BYTES element, little endian, before its bytes
 
 
@@ -40,38 +43,48 @@ def join(batch: Batch, jobs: "Sequence[Job]") -> BatchCall:
 
     Raises RegionFault if a client's region has shrunk.
     """
-    first = jobs[0].call
-    by_name = [{tensor.name: tensor for tensor in job.call.inputs} for job in jobs]
-    inputs = tuple(
-        BatchInput(
-            name=tensor.name,
-            datatype=tensor.datatype,
-            shape=(batch.rows, *tensor.shape[1:]),
-            parts=tuple(
-                part
-                for member, job in zip(by_name, jobs, strict=True)
-                for part in _parts(member[tensor.name], job)
-            ),
-        )
-        for tensor in first.inputs
-    )
-    info = jobs[0].info
-    names = first.outputs or tuple(info.outputs)
+    first, info = jobs[0].call, jobs[0].info
+    wanting = [job for job in jobs if job.call.output_refs]
+    places = jobs if wanting else ()
     return BatchCall(
         id=batch.id,
         model=batch.model,
-        version="" if jobs[0].info.variants else first.version,
+        version="" if info.variants else first.version,
         rows=batch.rows,
-        inputs=inputs,
-        outputs=tuple(_output(info, name, jobs) for name in names),
+        inputs=tuple([_joined(tensors, batch.rows, jobs) for tensors in _columns(jobs)]),
+        outputs=tuple([_output(info, name, places) for name in first.outputs or info.outputs]),
         parameters=of_the_model(first.parameters),
         device=batch.device,
     )
 
 
+def _columns(jobs: "Sequence[Job]") -> Iterable[Sequence[Tensor]]:
+    """Each input of all members, in the first one's order; others may name them in another."""
+    first = jobs[0].call
+    if len(first.inputs) == 1:
+        return [[job.call.inputs[0] for job in jobs]]
+    if first.form is not None and {job.call.form for job in jobs} == {first.form}:
+        return zip(*[job.call.inputs for job in jobs], strict=True)
+    by_name = [{tensor.name: tensor for tensor in job.call.inputs} for job in jobs]
+    return [[named[tensor.name] for named in by_name] for tensor in first.inputs]
+
+
+def _joined(tensors: Sequence[Tensor], rows: int, jobs: "Sequence[Job]") -> BatchInput:
+    """One input of the batch from the members'."""
+    first = tensors[0]
+    elsewhere = [t for t in tensors if t.ref is not None or t.pieces is not None]
+    if not elsewhere:
+        parts: tuple[Part, ...] = tuple([tensor.data for tensor in tensors])
+    else:
+        each = [_parts(tensor, job) for tensor, job in zip(tensors, jobs, strict=True)]
+        parts = tuple([part for parts in each for part in parts])
+    return BatchInput(first.name, first.datatype, (rows, *first.shape[1:]), parts)
+
+
 def _output(info: ModelInfo, name: str, jobs: "Sequence[Job]") -> BatchOutput:
+    """jobs: the members, if one of them wants outputs in its regions."""
     size = row_bytes(info, name)
-    if size is None or not any(job.call.output_refs for job in jobs):
+    if size is None or not jobs:
         return BatchOutput(name, size)
     return BatchOutput(name, size, tuple(_places(name, size, jobs)))
 
@@ -98,9 +111,14 @@ def _parts(tensor: Tensor, job: "Job") -> tuple[Part, ...]:
 def row_bytes(info: ModelInfo, name: str) -> int | None:
     """Bytes of one row of an output if the model's configuration fixes them, else None."""
     output = info.outputs[name]
-    if any(dim < 0 for dim in output.dims):
+    return _row_bytes(output.datatype, output.dims)
+
+
+@lru_cache(maxsize=OUTPUTS_MAX)
+def _row_bytes(datatype: str, dims: tuple[int, ...]) -> int | None:
+    if any(dim < 0 for dim in dims):
         return None
-    return byte_size(output.datatype, output.dims)
+    return byte_size(datatype, dims)
 
 
 def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
@@ -111,10 +129,10 @@ def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
     """
     rows = [job.request.rows for job in jobs]
     columns = [_split_tensor(tensor, rows) for tensor in reply.outputs]
-    answers = [
-        MergedReply(reply.model, reply.version, tuple(column[index] for column in columns))
-        for index in range(len(jobs))
-    ]
+    shares: Iterable[tuple[Tensor, ...]] = (
+        zip(*columns, strict=True) if columns else [()] * len(jobs)
+    )
+    answers = [MergedReply(reply.model, reply.version, outputs) for outputs in shares]
     family = jobs[0].info
     if family.variants:  # clients get the name that they asked for, and are told who it was
         for answer in answers:
@@ -167,10 +185,7 @@ def _cuts(tensor: Tensor, rows: Sequence[int]) -> list[int]:
             f"output '{tensor.name}': {len(tensor.data)} bytes where its shape needs {size}"
         )
     per_row = size // tensor.shape[0]
-    cuts = [0]
-    for count in rows:
-        cuts.append(cuts[-1] + count * per_row)
-    return cuts
+    return [0, *accumulate([count * per_row for count in rows])]
 
 
 def _bytes_cuts(tensor: Tensor, rows: Sequence[int]) -> list[int]:

@@ -41,7 +41,7 @@ from tritonsched.proxy.explaining import is_ok
 from tritonsched.proxy.families import addressed, told
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.inputs import Inputs
-from tritonsched.proxy.job import Flight, Job, Pending
+from tritonsched.proxy.job import Flight, Job
 from tritonsched.proxy.judging import judged
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.streaming import Holds
@@ -56,10 +56,10 @@ class Driver(Inputs):
 
     clock: monotonic nanoseconds. make_timer: builds the one timer around the pump. held: counts
     what is pending here.
-    on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long an
-    answer waited between Triton and its frontend, in ns. on_send: how long after its due time a
-    batch's message was written, in ns. on_lost: this server did not answer a batch. on_reserved: a
-    reservation was granted or refused.
+    on_decisions: sees every non-empty list of decisions (decision log). on_reply: how long the
+    answers of a batch waited between Triton and their frontends, in ns. on_send: how long after its
+    due time a batch's message was written, in ns. on_lost: this server did not answer a batch.
+    on_reserved: a reservation was granted or refused.
     on_taken_apart: this merged batch failed and is sent one by one; with resend_failed
     False its members hear its error. is_current: Triton still serves the model so; otherwise its
     queued calls are not merged. require_harmless: raises Shielded if regions would end Triton.
@@ -74,7 +74,7 @@ class Driver(Inputs):
         make_timer: Callable[[Callable[[], None]], Timer],
         held: Held | None = None,
         on_decisions: Listener | None = None,
-        on_reply: Callable[[int], None] | None = None,
+        on_reply: Callable[[Sequence[int]], None] | None = None,
         on_send: Callable[[int], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
         on_taken_apart: Callable[[Batch, errors.BackendError], None] | None = None,
@@ -118,7 +118,13 @@ class Driver(Inputs):
 
         Cancelled, a queued job is gone at once and a dispatched one's answer is dropped.
         """
-        return self._submit(Pending(job, done, writes=True))
+        job.done = done
+        request = job.request
+        self._endings.put(job)
+        self._scheduler.submit(request, self._clock())
+        if not self._pump_due:
+            self._wake()
+        return partial(self._cancel, request.id)
 
     async def infer(self, job: Job) -> Answer:
         """The same for a caller that waits in a task. Raises a leaf of TritonschedError."""
@@ -130,11 +136,12 @@ class Driver(Inputs):
                 replied_ns = self._clock()
                 done(outcome)
 
-            return self._submit(Pending(job, noted, writes=False))
+            job.writes = False
+            return self.submit(job, noted)
 
         answer = await answered(noting)
         if self._on_reply is not None:
-            self._on_reply(self._clock() - replied_ns)
+            self._on_reply([self._clock() - replied_ns])
         return answer
 
     def refuse(self, request: Request) -> errors.TritonschedError | None:
@@ -148,13 +155,6 @@ class Driver(Inputs):
         if self._on_decisions is not None:
             self._on_decisions(now, [refused])
         return refusal_error(request, refused.reason, refused.retry_after_ns, now)
-
-    def _submit(self, pending: Pending) -> Cancel:
-        request = pending.job.request
-        self._endings.put(pending)
-        self._scheduler.submit(request, self._clock())
-        self._wake()
-        return partial(self._cancel, request.id)
 
     def _cancel(self, request_id: int) -> None:
         if self._endings.take(request_id) is not None:
@@ -195,7 +195,9 @@ class Driver(Inputs):
         due_ns = now if self._wakeup_ns is None else min(now, self._wakeup_ns)
         for decision in decisions:
             self._act(decision, now, due_ns)
-        proposal = self._scheduler.proposal(self._clock())  # acting told the scheduler of later
+        if decisions:  # acting told the scheduler of later
+            now = self._clock()
+        proposal = self._scheduler.proposal(now)
         if proposal is not None:
             self._spawn(self._judge(proposal))
         wakeup = self._scheduler.next_wakeup()
@@ -230,9 +232,8 @@ class Driver(Inputs):
         """Send; every member is answered exactly once, whatever happens. due_ns: when the pump
         should have run.
         """
-        jobs = [self._endings.job(request.id) for request in batch.requests]
-        infos = {id(job.info): job.info for job in jobs}  # they mostly share one
-        stale = not all(map(self.is_current, infos.values()))
+        jobs = self._endings.jobs(batch.requests)
+        stale = self._is_stale(jobs)
         flight = Flight(batch, jobs, batch.dispatch_ns)
         self._endings.batches.take(0)
         if stale and len(jobs) > 1 and not batch.requests[0].apart:
@@ -252,6 +253,16 @@ class Driver(Inputs):
         flight.sent_ns = self._clock()
         if self._on_send is not None:
             self._on_send(flight.sent_ns - due_ns)
+
+    def _is_stale(self, jobs: Sequence[Job]) -> bool:
+        """Triton serves the model of one of them otherwise than it did. They mostly share one."""
+        info = None
+        for job in jobs:
+            if job.info is not info:
+                info = job.info
+                if not self.is_current(info):
+                    return True
+        return False
 
     async def _as_it_came(self, flight: Flight) -> None:
         """Each member by a call of its own; mostly there is one."""
@@ -305,7 +316,10 @@ class Driver(Inputs):
         except Exception as error:
             self._endings.end(job.request.id, internal(error))
             return False
-        self._endings.answer(flight.batch, job, answer, self._clock())
+        returned_ns = self._clock()
+        is_written = self._endings.answer(flight.batch, job, answer, returned_ns)
+        if is_written and self._on_reply is not None:
+            self._on_reply([self._clock() - returned_ns])
         return is_ok(answer)
 
     def _let_go(self, batch: Batch) -> None:

@@ -3,19 +3,20 @@
 Rule: every call is answered exactly once, whoever is first: who takes it out of the table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
 
 from tritonsched import errors
 from tritonsched.core.batch import Batch, Completion
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.proxy.again import Again
 from tritonsched.proxy.assembly import placed
 from tritonsched.proxy.explaining import explain
 from tritonsched.proxy.held import Held
-from tritonsched.proxy.job import Flight, Job, Pending
+from tritonsched.proxy.job import Flight, Job
 from tritonsched.tensors import Answer
 
 _log = structlog.get_logger()
@@ -36,7 +37,7 @@ class Endings:
         held: Held,
         wake: Callable[[], None],
         worded: Worded,
-        on_reply: Callable[[int], None] | None,
+        on_reply: Callable[[Sequence[int]], None] | None,
         on_lost: Callable[[str], None] | None,
         on_taken_apart: Callable[[Batch, errors.BackendError], None] | None,
         resend_failed: bool,
@@ -51,40 +52,45 @@ class Endings:
         self._on_lost = on_lost
         self._on_taken_apart = on_taken_apart
         self._resend_failed = resend_failed
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[int, Job] = {}
         self._again = Again(scheduler, self._pending, clock, resend_lost=resend_lost)
         self.batches = Held()  # that are out
 
     # -- the table ----------------------------------------------------------------------------
 
-    def put(self, pending: Pending) -> None:
+    def put(self, job: Job) -> None:
         """It is to be answered."""
-        request = pending.job.request
-        self._pending[request.id] = pending
-        self._held.take(len(pending.job.call.raw), request.tenant)
+        request = job.request
+        self._pending[request.id] = job
+        self._held.take(len(job.call.raw), request.tenant)
 
-    def take(self, request_id: int) -> Pending | None:
+    def take(self, request_id: int) -> Job | None:
         """Out of the table: from here on nobody else answers it."""
-        pending = self._pending.pop(request_id, None)
-        if pending is not None:
-            self._held.give_back(len(pending.job.call.raw), pending.job.request.tenant)
-        return pending
+        job = self._pending.pop(request_id, None)
+        if job is not None:
+            self._held.give_back(len(job.call.raw), job.request.tenant)
+        return job
 
-    def job(self, request_id: int) -> Job:
-        """Of a call that is not answered."""
-        return self._pending[request_id].job
+    def jobs(self, requests: Iterable[Request]) -> list[Job]:
+        """Of calls that are not answered."""
+        pending = self._pending
+        return [pending[request.id] for request in requests]
 
     def any_of(self, model: str) -> bool:
         """Does a call for the model wait for its answer?"""
-        return any(pending.job.request.model == model for pending in self._pending.values())
+        return any(job.request.model == model for job in self._pending.values())
 
     # -- batches ------------------------------------------------------------------------------
 
     def answer_all(self, flight: Flight, answers: Sequence[Answer], *, ok: bool) -> None:
         """They came back together."""
         returned_ns = self._clock()
+        lags_ns: list[int] = []
         for job, answer in zip(flight.jobs, answers, strict=True):
-            self.answer(flight.batch, job, answer, returned_ns)
+            if self.answer(flight.batch, job, answer, returned_ns):
+                lags_ns.append(self._clock() - returned_ns)
+        if lags_ns and self._on_reply is not None:
+            self._on_reply(lags_ns)
         self.finish(
             Completion(flight.batch.id, ok=ok, sent_ns=flight.sent_ns, returned_ns=returned_ns)
         )
@@ -127,37 +133,40 @@ class Endings:
 
     # -- calls --------------------------------------------------------------------------------
 
-    def answer(self, batch: Batch, job: Job, answer: Answer, returned_ns: int) -> None:
-        """Triton's answer to one member, unless its client has left."""
-        if job.request.id not in self._pending:
-            return
-        try:
-            answer = placed(answer, job) if job.call.output_refs else answer
-        except errors.RegionFault:
-            self._worded(job, batch.model)
-            return
-        pending = self.take(job.request.id)
-        assert pending is not None
-        if job.call.explain:
+    def answer(self, batch: Batch, job: Job, answer: Answer, returned_ns: int) -> bool:
+        """Triton's answer to one member, unless its client has left. Whether it was written."""
+        call = job.call
+        if call.output_refs:
+            if job.request.id not in self._pending:
+                return False
+            try:
+                answer = placed(answer, job)
+            except errors.RegionFault:
+                self._worded(job, batch.model)
+                return False
+        waiting = self.take(job.request.id)
+        if waiting is None:
+            return False
+        if call.explain:
             answer = replace(answer, explain=explain(batch, job, returned_ns))
-        self._tell(pending, answer)
-        if pending.writes and self._on_reply is not None:
-            self._on_reply(self._clock() - returned_ns)
+        self._tell(waiting, answer)
+        return waiting.writes
 
     def end(self, request_id: int, outcome: Answer | errors.TritonschedError) -> None:
         """It ends with this, if nobody ended it before."""
-        pending = self.take(request_id)
-        if pending is not None:
-            self._tell(pending, outcome)
+        job = self.take(request_id)
+        if job is not None:
+            self._tell(job, outcome)
 
     def _fail_all(self, jobs: Sequence[Job], error: errors.TritonschedError) -> None:
         for job in jobs:
             self.end(job.request.id, error)
 
-    def _tell(self, pending: Pending, outcome: Answer | errors.TritonschedError) -> None:
+    def _tell(self, job: Job, outcome: Answer | errors.TritonschedError) -> None:
         """A frontend that fails to write one answer must not keep the others from theirs."""
         try:
-            pending.done(outcome)
+            assert job.done is not None
+            job.done(outcome)
         except Exception as error:
             _log.error("an answer could not be written", exc_info=error)
 

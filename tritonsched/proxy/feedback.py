@@ -10,7 +10,7 @@ Two lags of the event loop are part of every plan, and both are tracked quantile
   cores: 2-3 % of goodput).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from tritonsched.core.feedback import LAG_NS_MIN, Change, Feedback, Lags, Settings
@@ -20,6 +20,7 @@ from tritonsched.core.tuning import Tuning
 QUANTILE = 0.95
 STEP = 0.05  # of the current value, a sample: follows within ~50 samples
 LAG_NS_MAX = 50_000_000  # a stall is not a reason to refuse everything
+_UP, _DOWN = 1.0 + STEP * QUANTILE, 1.0 + STEP * (QUANTILE - 1.0)
 
 Clock = Callable[[], int]
 
@@ -42,9 +43,16 @@ class Lag:
 
     def observe(self, lag_ns: int) -> None:
         """One sample."""
-        up = lag_ns > self._ns
-        factor = 1.0 + STEP * (QUANTILE if up else QUANTILE - 1.0)
-        self._ns = min(LAG_NS_MAX, max(LAG_NS_MIN, self._ns * factor))
+        self.follow((lag_ns,))
+
+    def follow(self, lags_ns: Iterable[int]) -> None:
+        """Samples, in their order."""
+        ns = self._ns
+        for lag_ns in lags_ns:
+            ns *= _UP if lag_ns > ns else _DOWN
+            if not LAG_NS_MIN <= ns <= LAG_NS_MAX:
+                ns = float(LAG_NS_MIN if ns < LAG_NS_MIN else LAG_NS_MAX)
+        self._ns = ns
 
 
 class Tuner:
@@ -63,9 +71,9 @@ class Tuner:
         self._scheduler = scheduler
         self._driver = driver
 
-    def replied(self, lag_ns: int) -> None:
-        """A reply was written, that long after its batch's answer came."""
-        self.reply.observe(lag_ns)
+    def replied(self, lags_ns: Iterable[int]) -> None:
+        """Replies were written, that long after their batch's answer came."""
+        self.reply.follow(lags_ns)
         now = self._clock()
         if now < self.feedback.due_ns:
             return

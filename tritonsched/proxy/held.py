@@ -4,6 +4,7 @@ Rule: taken once and given back once a call; the bound on bytes is the caller's 
 """
 
 import asyncio
+from collections import defaultdict
 
 
 class Held:
@@ -14,9 +15,8 @@ class Held:
     def __init__(self) -> None:
         self.calls = 0
         self.size_bytes = 0
-        self._bytes_of: dict[str, int] = {}
-        self._none = asyncio.Event()
-        self._none.set()
+        self._bytes_of: defaultdict[str, int] = defaultdict(int)
+        self._none: asyncio.Event | None = None  # while somebody waits for it
 
     def bytes_of(self, tenant: str) -> int:
         """Bytes of that tenant's calls."""
@@ -26,9 +26,7 @@ class Held:
         """One more call, of `size` bytes."""
         self.calls += 1
         self.size_bytes += size
-        self._bytes_of[tenant] = self._bytes_of.get(tenant, 0) + size
-        if self.calls == 1:
-            self._none.clear()
+        self._bytes_of[tenant] += size
 
     def give_back(self, size: int, tenant: str = "") -> None:
         """It is answered, or its client has left."""
@@ -37,8 +35,12 @@ class Held:
         self._bytes_of[tenant] -= size
         if not self.calls:
             self._bytes_of.clear()  # of tenants that the policy file has no more
-            self._none.set()
+            if self._none is not None:
+                self._none.set()
+                self._none = None
 
     async def none_left(self) -> None:
         """Wait until nothing is held."""
-        await self._none.wait()
+        if self.calls:
+            self._none = self._none or asyncio.Event()
+            await self._none.wait()

@@ -13,8 +13,9 @@ name costs nothing to make up, so it must not be worth more than none.
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from tritonsched.core.request import NEVER_NS, Request, SloClass, Tenant
+from tritonsched.core.request import NEVER_NS, Request, SloClass, Tenant, Utility
 from tritonsched.core.reservation import Reservation
 from tritonsched.errors import BadDeadline, UnknownClass
 from tritonsched.proxy.named import class_named, reservation_named, tenant_named
@@ -24,6 +25,25 @@ DEADLINE_NS_MAX = 86_400_000_000_000  # a day: longer wishes mean the same
 NOBODY = Tenant("default")
 STANDINGS_MAX = 256  # remembered
 Standing = tuple[SloClass, Tenant, Reservation | None]
+
+
+class Terms(NamedTuple):
+    """What requests have in common that differ in their time alone; see `Request`.
+
+    allowed_ns: the latest deadline after the arrival.
+    """
+
+    model: str
+    slo: str
+    signature: int
+    rows: int
+    allowed_ns: int
+    weight: float
+    alone: bool
+    reservation: int
+    version: str
+    utility: Utility | None
+    tenant: str
 
 
 def relative_deadline_ns(hints: DeadlineHints) -> int | None:
@@ -59,7 +79,8 @@ class Intake:
     """Turns calls into requests under a policy file's classes.
 
     classes: by name. class_of_model: the class of a model's requests that name none.
-    reservation_of: the granted stream that a frame names.
+    reservation_of: the granted stream that a frame names. on_change: what was said of a class or a
+    tenant is void.
     """
 
     def __init__(
@@ -68,6 +89,7 @@ class Intake:
         class_of_model: Callable[[str], str],
         reservation_of: Callable[[str | None], Reservation | None] = lambda _: None,
     ) -> None:
+        self.on_change: Callable[[], object] = lambda: None
         self.adopt(classes, class_of_model)
         self.adopt_tenants({}, NOBODY.name)
         self._reservation_of = reservation_of
@@ -78,6 +100,7 @@ class Intake:
         self._classes = classes
         self._class_of_model = class_of_model
         self._standings: dict[tuple[str, str | None, str | None], Standing] = {}
+        self.on_change()
 
     def adopt_tenants(self, tenants: Mapping[str, Tenant], default: str) -> None:
         """Who may ask from now on, by name; default: who asks when nobody known is named."""
@@ -86,6 +109,7 @@ class Intake:
         self._standings.clear()
         self.has_shares = any(tenant.share for tenant in tenants.values())
         self._has_own = any(tenant.merges_own for tenant in tenants.values())
+        self.on_change()
 
     def tenant(self, call: InferCall) -> Tenant:
         """Who asks; of a frame that does not say, who reserved its stream."""
@@ -109,28 +133,53 @@ class Intake:
 
         Raises BadDeadline or UnknownClass.
         """
+        return self.request_on(self.terms(call, signature=signature, alone=alone), call)
+
+    def terms(self, call: InferCall, *, signature: int, alone: bool) -> Terms:
+        """What its request has of it but for its own time. Raises UnknownClass."""
         slo, tenant, stream = self._standing(call)
-        wanted_ns = relative_deadline_ns(call.hints)
-        allowed_ns = stream.relative_deadline_ns if stream else slo.relative_deadline_ns
-        clipped = wanted_ns is not None and wanted_ns > allowed_ns
-        relative_ns = allowed_ns if wanted_ns is None else min(wanted_ns, allowed_ns)
-        deadline_ns = NEVER_NS if relative_ns >= NEVER_NS else call.received_ns + relative_ns
-        self._next_id += 1
-        request = Request(  # by position: names cost half as much again
-            self._next_id,
+        return Terms(
             call.model,
             slo.name,
             signature,
             _rows(call),
-            call.received_ns,
-            deadline_ns,
+            stream.relative_deadline_ns if stream else slo.relative_deadline_ns,
             slo.weight * tenant.weight,
             alone,
-            False,  # no second try
             stream.id if stream else 0,
             call.version,
             slo.utility,
             tenant.name,
+        )
+
+    def request_on(self, terms: Terms, call: InferCall) -> tuple[Request, bool]:
+        """The request of a call on these terms, and whether its deadline was clipped to theirs.
+
+        Raises BadDeadline.
+        """
+        model, slo, signature, rows, allowed_ns, weight, alone, stream, version, utility, tenant = (
+            terms
+        )
+        wanted_ns = relative_deadline_ns(call.hints)
+        clipped = wanted_ns is not None and wanted_ns > allowed_ns
+        relative_ns = allowed_ns if wanted_ns is None or clipped else wanted_ns
+        received_ns = call.received_ns
+        self._next_id += 1
+        request = Request(  # by position: names cost half as much again
+            self._next_id,
+            model,
+            slo,
+            signature,
+            rows,
+            received_ns,
+            NEVER_NS if relative_ns >= NEVER_NS else received_ns + relative_ns,
+            weight,
+            alone,
+            False,  # no second try
+            stream,
+            version,
+            utility,
+            tenant,
             1.0,  # no boost: the scheduler's
             call.server,
         )

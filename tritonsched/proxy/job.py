@@ -17,6 +17,7 @@ class Job:
     regions: the clients' shared memory that it reads or writes when it is merged. send: does what
     is to be done when it is its turn, given how long that is expected to take; None: its bytes are
     forwarded. in_sequence: it has its device for a bound at most (proxy/streaming.py).
+    done: hears how it ended. writes: `done` writes the reply before it returns.
     """
 
     call: InferCall
@@ -27,15 +28,8 @@ class Job:
     regions: Regions = field(default_factory=dict)
     send: Send | None = None
     in_sequence: bool = False
-
-
-@dataclass(slots=True)
-class Pending:
-    """A job that has not been answered. writes: its `done` writes the reply before it returns."""
-
-    job: Job
-    done: Done
-    writes: bool
+    done: Done | None = None
+    writes: bool = True
 
 
 @dataclass(slots=True)

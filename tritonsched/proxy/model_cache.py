@@ -21,15 +21,20 @@ _log = structlog.get_logger()
 
 class ModelCache:
     """Not cached: models that Triton does not serve. announce: hears of each one that is new, of
-    variants before their family.
+    variants before their family. on_change: what was known of some is void.
     """
 
     def __init__(
-        self, backend: Backend, families: Families, announce: Callable[[ModelInfo], None]
+        self,
+        backend: Backend,
+        families: Families,
+        announce: Callable[[ModelInfo], None],
+        on_change: Callable[[], object],
     ) -> None:
         self._backend = backend
         self._families = families
         self._announce = announce
+        self._on_change = on_change
         self._known: dict[tuple[str, str], ModelInfo] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[ModelInfo | None]] = {}
         self._told: set[str] = set()
@@ -60,6 +65,7 @@ class ModelCache:
         while len(self._known) >= MODELS_MAX:
             del self._known[next(iter(self._known))]
         self._known[key] = infos[-1]
+        self._on_change()
         return infos[-1]
 
     async def _asked(self, model: str, version: str) -> list[ModelInfo]:
@@ -92,9 +98,11 @@ class ModelCache:
         """Ask again for all models: one was loaded or unloaded, or Triton is another one."""
         self._generation += 1
         self._known.clear()
+        self._on_change()
 
     async def refresh(self) -> None:
         """Ask again, and go on with what is known meanwhile. Raises TritonUnavailable."""
         for key in tuple(self._known):
             if await self._ask(key) is None:
                 self._known.pop(key, None)
+                self._on_change()

@@ -21,6 +21,10 @@ class Room:
         self._held = held
         self._intake = intake
 
+    def is_plenty(self, size: int) -> bool:
+        """Whoever asks, so much more can be held."""
+        return self._held.size_bytes + size <= self.bytes_max
+
     def refused(self, call: InferCall) -> Overloaded | None:
         """Why the call cannot be held now; None if it can."""
         held, size = self._held.size_bytes, len(call.raw)

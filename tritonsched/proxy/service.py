@@ -7,13 +7,11 @@ says why.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 from tritonsched.backend.base import Backend
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Refuse
-from tritonsched.core.request import PATIENCE_NS, Request
 from tritonsched.core.variant import Family, Variant
 from tritonsched.errors import (
     BadReservation,
@@ -38,8 +36,9 @@ from tritonsched.proxy.model_cache import ModelCache
 from tritonsched.proxy.recount import Recount
 from tritonsched.proxy.reserving import Entry, Reservations
 from tritonsched.proxy.room import Room
+from tritonsched.proxy.routes import Route, Routes
 from tritonsched.proxy.shield import Document, Infer, Shield, Strict, Use
-from tritonsched.proxy.streaming import PATIENCE_SHARE, Sequences, sequence_of
+from tritonsched.proxy.streaming import Sequences, as_served, sequence_of
 from tritonsched.proxy.wish import Wish, frame_of, reservation_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
@@ -50,13 +49,11 @@ _STRICT = ("triton_grpc_error", "true")  # metadata of a stream
 
 
 class Proxy:
-    """What a frontend needs: `submit`, `infer`, `invalidate`, `is_ready`.
-
-    held: what is held, shared with the driver. tensor_bytes_max: bytes of requests that may be
-    held at once. lost: Triton did not answer. on_lone: hears the reason of each call that goes
-    alone. regions: shared memory that clients have registered. recount: what Triton counts
-    otherwise than clients do, in step with its counters. reservations: clients' streams. shield:
-    what is not let through to Triton. families: models with variants.
+    """What a frontend needs. held: what is held, shared with the driver. tensor_bytes_max: bytes of
+    requests that may be held at once. lost: Triton did not answer. on_lone: hears the reason of
+    each call that goes alone. regions: shared memory that clients have registered. recount: what
+    Triton counts otherwise than clients do, in step with its counters. reservations: clients'
+    streams. shield: what is not let through to Triton. families: models with variants.
     """
 
     def __init__(
@@ -88,7 +85,9 @@ class Proxy:
         self._signatures = Signatures()
         self._judgements: dict[tuple[str, str, bytes, str], tuple[str, int]] = {}
         self.families = families or Families()
-        self._models = ModelCache(backend, self.families, self._announce)
+        self._routes = Routes()
+        intake.on_change = self._routes.clear
+        self._models = ModelCache(backend, self.families, self._announce, self._routes.clear)
         self._held = held
         self._room = Room(held, intake, tensor_bytes_max)
         self._triton_is_up = triton_is_up
@@ -121,10 +120,14 @@ class Proxy:
 
         send: does it when it is its turn; by default it is merged or forwarded.
         """
-        refused = self._refused(call)
+        is_easy = not self.is_draining and self._room.is_plenty(len(call.raw))
+        refused = None if is_easy else self._refused(call)
         if refused is not None:
             done(refused)
             return _nothing
+        route = self._routes.get((call.form, call.model, call.version, call.slo, call.tenant))
+        if route is not None and call.reservation is None and send is None:
+            return self._along(route, call, done)
         info = self._models.known(call.model, call.version)
         if info is None:
             return self._submit_unknown(call, done, send)
@@ -156,6 +159,16 @@ class Proxy:
             return self._submit_unknown(call, done, send)
         return self._drive(call, info, done, send)
 
+    def _along(self, route: Route, call: InferCall, done: Done) -> Cancel:
+        """The way of a call like it."""
+        try:
+            request, clipped = self._intake.request_on(route.terms, call)
+            job = Job(call, route.info, request, "", clipped, _NO_REGIONS)
+            return self._driver.submit(job, done)
+        except TritonschedError as error:
+            done(error)
+            return _nothing
+
     def _drive(self, call: InferCall, info: ModelInfo, done: Done, send: Send | None) -> Cancel:
         try:
             return self._driver.submit(self._job(call, info, send), done)
@@ -165,8 +178,7 @@ class Proxy:
 
     async def infer(self, call: InferCall) -> Answer:
         """Answer one call. Raises a leaf of TritonschedError."""
-        refused = self._refused(call)
-        if refused is not None:
+        if (refused := self._refused(call)) is not None:
             raise refused
         info = self._models.known(call.model, call.version)
         if info is None:
@@ -282,9 +294,12 @@ class Proxy:
         if lone:
             self._on_lone(call.model, lone)
             self.homes.settle(call, info, key, is_stream=send is not None)
-        request, clipped = self._intake.request(call, signature=signature, alone=bool(lone))
+        terms = self._intake.terms(call, signature=signature, alone=bool(lone))
+        asked, clipped = self._intake.request_on(terms, call)
         is_next = key is not None and not call.parameters.get("sequence_start")
-        request = _as_served(request, info, is_next=is_next)
+        request = as_served(asked, info, is_next=is_next)
+        if request is asked and not lone:
+            self._routes.learn(call, Route(info, terms))
         return Job(call, info, request, lone, clipped, regions, send, key is not None)
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
@@ -362,18 +377,6 @@ class Proxy:
                 servers=info.servers,
             )
         )
-
-
-def _as_served(request: Request, info: ModelInfo, *, is_next: bool) -> Request:
-    """With what its model adds. is_next: of a sequence, and not its first; that one may have to
-    wait in Triton, so nobody shares its turn.
-    """
-    if info.variants and request.version:  # the family's; of its variants it is the newest
-        return replace(request, version="")
-    if info.idle_ns:  # Triton ends a sequence whose next call is not there by then
-        patience_ns = min(PATIENCE_NS, info.idle_ns // PATIENCE_SHARE)
-        return replace(request, patience_ns=patience_ns, alone=not is_next, apart=is_next)
-    return request
 
 
 async def _told(answer: Callable[[], Awaitable[Answer]], done: Done) -> None:

@@ -14,11 +14,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
+from tritonsched.core.request import PATIENCE_NS, Request
 from tritonsched.errors import QueueFull, TritonschedError
 from tritonsched.proxy.held import Held
 from tritonsched.tensors import Answer, Cancel, Done, InferCall
@@ -92,6 +93,18 @@ def sequence_of(call: InferCall, info: ModelInfo) -> Hashable | None:
     if number or info.lone_reason == "sequence":
         return (call.model, type(number).__name__, number)
     return None
+
+
+def as_served(request: Request, info: ModelInfo, *, is_next: bool) -> Request:
+    """With what its model adds. is_next: of a sequence, and not its first; that one may have to
+    wait in Triton, so nobody shares its turn.
+    """
+    if info.variants and request.version:  # the family's; of its variants it is the newest
+        return replace(request, version="")
+    if info.idle_ns:  # Triton ends a sequence whose next call is not there by then
+        patience_ns = min(PATIENCE_NS, info.idle_ns // PATIENCE_SHARE)
+        return replace(request, patience_ns=patience_ns, alone=not is_next, apart=is_next)
+    return request
 
 
 @dataclass(slots=True, eq=False)

@@ -85,9 +85,8 @@ class Tallies(Observer):
     # -- Observer -----------------------------------------------------------------------------
 
     def on_dispatch(self, batch: Batch, now: int) -> None:
-        first = batch.requests[0].id
-        for request in batch.requests:
-            self._sent[request.id] = (request.id if request.apart else first, batch.model)
+        first, model = batch.requests[0].id, batch.model
+        self._sent |= {r.id: (r.id if r.apart else first, model) for r in batch.requests}
 
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         first = batch.requests[0]
@@ -219,7 +218,7 @@ class Tallies(Observer):
         self._bases.pop(key, None)
 
     def _tally(self, model: str, version: str) -> Tally:
-        key = (model, _as_triton_says(version))
+        key = (model, _as_triton_says(version) if version else "")
         tally = self._tallies.get(key)
         if tally is None:
             while len(self._tallies) >= VERSIONS_MAX:

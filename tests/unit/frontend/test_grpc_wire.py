@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.errors import ClientError, PayloadTooLarge
-from tritonsched.frontend import grpc_answers, grpc_codec, grpc_wire
+from tritonsched.frontend import grpc_answers, grpc_codec, grpc_said, grpc_wire
 from tritonsched.frontend.grpc_framing import (
     Head,
     announced_bytes,
@@ -157,10 +157,11 @@ def test_an_answer_has_the_same_bytes_either_way(
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_wire, "HEADS_MAX", 4)
+    monkeypatch.setattr(grpc_said, "SAID_MAX", 4)
     monkeypatch.setattr(grpc_answers, "RESPONSE_HEADS_MAX", 4)
     kept = (
-        (grpc_wire, "_heads"), (grpc_wire, "_layouts"), (grpc_wire, "_said"),
-        (grpc_answers, "_heads"), (grpc_answers, "_raw_tags"),
+        (grpc_wire, "_heads"), (grpc_wire, "_layouts"), (grpc_said, "_said"),
+        (grpc_answers, "_heads"), (grpc_answers, "_forms"),
     )  # fmt: skip
     for module, name in kept:
         monkeypatch.setattr(module, name, {})
@@ -175,7 +176,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         grpc_answers.encode(MergedReply(call.model, "1", (tensor,)), call)
         assert all(1 <= len(getattr(module, name)) <= 4 for module, name in kept)
     grpc_wire.decode(b"", (("long", "m" * 5000),), received_ns=0, remaining_ns=None)
-    assert all("long" not in dict(metadata) for metadata in grpc_wire._said)
+    assert all("long" not in dict(metadata) for metadata in grpc_said._said)
     long = pb.ModelInferRequest(model_name="m" * 5000).SerializeToString()
     assert grpc_wire.decode(long, (), received_ns=0, remaining_ns=None).form is None
 

@@ -92,7 +92,7 @@ class Scene:
             held=self.held,
             make_timer=lambda fired: self._timer(fired, late_ns),
             on_decisions=self._decided,
-            on_reply=self.replies.append,
+            on_reply=self.replies.extend,
             on_send=self.sends.append,
             on_lost=self._lost,
             on_taken_apart=lambda batch, e: self.taken_apart.append((batch.model, str(e))),

@@ -41,6 +41,16 @@ def test_inputs_are_joined_by_name_whatever_their_order() -> None:
     ]
 
 
+def test_inputs_of_one_form_are_joined_as_they_stand() -> None:
+    a, b = tensor(1, name="A"), tensor(1, name="B", tail=(3,))
+    jobs = [job(number, call(a, b, form=b"head")) for number in (1, 2)]
+    joined = join(batch(jobs), jobs)
+    assert [(i.name, i.parts) for i in joined.inputs] == [
+        ("A", (a.data, a.data)),
+        ("B", (b.data, b.data)),
+    ]
+
+
 def test_a_tensor_in_pieces_is_handed_on_as_it_is() -> None:
     """What copies it, once, is the backend."""
     whole = tensor(1)

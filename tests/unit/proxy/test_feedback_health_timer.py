@@ -34,7 +34,7 @@ class _Tuned:
         """One a millisecond."""
         for _ in range(count):
             self.now += 1_000_000
-            self.tuner.replied(lag_ns)
+            self.tuner.replied([lag_ns])
         return self.scheduler.tuning
 
 
