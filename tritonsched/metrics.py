@@ -177,10 +177,13 @@ class Metrics(Observer):
         if len(self._done) >= BATCHES_MAX:
             self._count_all()
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        end = (request.model, request.slo, request.tenant, outcome, reason)
-        self._ends[end].append(now - request.arrival_ns)
-        self._uncounted += 1
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            end = (request.model, request.slo, request.tenant, outcome, reason)
+            self._ends[end].append(now - request.arrival_ns)
+        self._uncounted += len(requests)
         if self._uncounted >= ENDS_MAX:
             self._count_all()
 

@@ -104,13 +104,16 @@ class Quality(Observer):
     def on_dispatch(self, batch: Batch, now: int) -> None:
         self._by.update((request.id, batch) for request in batch.requests)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        batch = self._by.pop(request.id, None)
-        if batch is None or outcome not in (Outcome.SERVED, Outcome.LATE):
-            return
-        self.answers += 1
-        self.simple += batch.model.startswith("tiny")
-        self.total += batch.worth * request.utility_at(now)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            batch = self._by.pop(request.id, None)
+            if batch is None or outcome not in (Outcome.SERVED, Outcome.LATE):
+                return
+            self.answers += 1
+            self.simple += batch.model.startswith("tiny")
+            self.total += batch.worth * request.utility_at(now)
 
 
 @dataclass(frozen=True)

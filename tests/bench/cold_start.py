@@ -20,7 +20,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,8 +229,11 @@ class InTime(Observer):
     def __init__(self) -> None:
         self.ended: list[tuple[float, bool]] = []
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.ended.append((request.arrival_ns / S, outcome is Outcome.SERVED))
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            self.ended.append((request.arrival_ns / S, outcome is Outcome.SERVED))
 
 
 def windows(ended: list[tuple[float, bool]]) -> list[float]:

@@ -81,8 +81,10 @@ class Watch(Observer):
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         self.seen.append(Seen(batch, measured_ns, now))
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + len(requests)
 
 
 class Clients:

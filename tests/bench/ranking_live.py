@@ -82,11 +82,12 @@ class Counted(Record):
         super().__init__()
         self.value = self.total_value = 0.0
 
-    def on_outcome(self, request: Request, outcome: End, reason: str, now: int) -> None:
-        super().on_outcome(request, outcome, reason, now)
-        if request.arrival_ns >= WARMUP_S * S:
-            self.total_value += request.weight
-            self.value += request.weight * (outcome is End.SERVED)
+    def on_outcomes(self, requests: Sequence[Request], outcome: End, reason: str, now: int) -> None:
+        super().on_outcomes(requests, outcome, reason, now)
+        for request in requests:
+            if request.arrival_ns >= WARMUP_S * S:
+                self.total_value += request.weight
+                self.value += request.weight * (outcome is End.SERVED)
 
 
 def simulated(found: Scene, rule: str, rtt_ns: int) -> float:

@@ -85,16 +85,19 @@ class Watch(Observer):
         elif now < self.end_ns:
             self.result.used_ns += measured_ns
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        served = outcome is Outcome.SERVED
-        stream = self.granted.get(request.reservation)
-        if stream is not None and request.arrival_ns >= stream.start_ns - stream.jitter_ns:
-            self.result.frames += 1
-            self.result.missed += not served
-        else:
-            self.result.others += 1
-            self.result.others_in_time += served
-            self.result.others_late += outcome is Outcome.LATE
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            served = outcome is Outcome.SERVED
+            stream = self.granted.get(request.reservation)
+            if stream is not None and request.arrival_ns >= stream.start_ns - stream.jitter_ns:
+                self.result.frames += 1
+                self.result.missed += not served
+            else:
+                self.result.others += 1
+                self.result.others_in_time += served
+                self.result.others_late += outcome is Outcome.LATE
 
 
 def run(setup: Setup) -> Result:

@@ -52,7 +52,7 @@ def _tenants() -> Tenants:
     tenants = Tenants()
     tenants.adopt({name: Tenant(name) for name in ("shop", "lab")}, Fairness(1.0, strength=3.0))
     for number in range(2000):
-        tenants.on_outcome(request(number, tenant="shop"), Outcome.LATE, "", 0)
+        tenants.on_outcomes((request(number, tenant="shop"),), Outcome.LATE, "", 0)
     return tenants
 
 
@@ -63,8 +63,8 @@ def fed() -> Metrics:
     metrics.on_submit(done.requests[0], 0)
     metrics.on_dispatch(done, 3 * MS)
     metrics.on_complete(done, measured_ns=4 * MS, now=7 * MS)
-    metrics.on_outcome(done.requests[0], Outcome.SERVED, "", 7 * MS)
-    metrics.on_outcome(done.requests[1], Outcome.REJECTED, "queue-full", 7 * MS)
+    metrics.on_outcomes((done.requests[0],), Outcome.SERVED, "", 7 * MS)
+    metrics.on_outcomes((done.requests[1],), Outcome.REJECTED, "queue-full", 7 * MS)
     metrics.lone("m", "ensemble")
     metrics.merge_failed("m")
     metrics.shielded("json-depth")
@@ -120,7 +120,7 @@ def test_requests_are_counted_by_how_they_left() -> None:
 
 def test_tenants_are_counted_and_told_how_they_fare() -> None:
     metrics = fed()
-    metrics.on_outcome(request(9, tenant="shop"), Outcome.REJECTED, "tenant-over-share", 0)
+    metrics.on_outcomes((request(9, tenant="shop"),), Outcome.REJECTED, "tenant-over-share", 0)
     assert value(metrics, "tenant_requests_total", tenant="shop", outcome="rejected") == 1
     assert value(metrics, "tenant_refusals_total", tenant="shop", reason="tenant-over-share") == 1
     told = [
@@ -137,7 +137,7 @@ def test_tenants_are_counted_and_told_how_they_fare() -> None:
 def test_tenants_beyond_the_bound_share_a_label() -> None:
     metrics = Metrics()
     for number in range(TENANTS_MAX + 5):
-        metrics.on_outcome(request(1, tenant=f"t{number}"), Outcome.SERVED, "", 0)
+        metrics.on_outcomes((request(1, tenant=f"t{number}"),), Outcome.SERVED, "", 0)
     assert value(metrics, "tenant_requests_total", tenant=OTHER, outcome="served") == 5
 
 
@@ -146,9 +146,9 @@ def test_times_are_in_seconds_and_only_answers_have_a_duration() -> None:
     m = {"model": "m", "class_": "c"}
     assert value(metrics, "request_duration_seconds_sum", **m) == 0.007
     assert value(metrics, "request_duration_seconds_count", **m) == 1
-    metrics.on_outcome(request(3), Outcome.LATE, "", 9 * MS)
-    metrics.on_outcome(request(4), Outcome.FAILED, "", 9 * MS)
-    metrics.on_outcome(request(5), Outcome.CANCELLED, "", 9 * MS)
+    metrics.on_outcomes((request(3),), Outcome.LATE, "", 9 * MS)
+    metrics.on_outcomes((request(4),), Outcome.FAILED, "", 9 * MS)
+    metrics.on_outcomes((request(5),), Outcome.CANCELLED, "", 9 * MS)
     assert value(metrics, "request_duration_seconds_count", **m) == 2
     assert value(metrics, "queue_wait_seconds_sum", **m) == 0.006
     assert value(metrics, "queue_wait_seconds_count", **m) == 2
@@ -245,7 +245,7 @@ def test_what_is_heard_and_not_yet_counted_is_bounded(monkeypatch: pytest.Monkey
         sent.requests[0].slo = f"c{number % 2}"
         metrics.on_dispatch(sent, -MS)
         metrics.on_complete(sent, measured_ns=4 * MS, now=0)
-        metrics.on_outcome(sent.requests[0], Outcome.SERVED, "", 2 * MS)
+        metrics.on_outcomes((sent.requests[0],), Outcome.SERVED, "", 2 * MS)
         assert len(metrics._sent) < 3
         assert len(metrics._done) < 3
         assert sum(map(len, metrics._ends.values())) < 5

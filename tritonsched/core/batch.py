@@ -6,7 +6,7 @@ from typing import assert_never
 
 from tritonsched.core.planning import PlannedBatch
 from tritonsched.core.proposal import Nearest
-from tritonsched.core.request import RejectReason, Request
+from tritonsched.core.request import Outcome, RejectReason, Request
 from tritonsched.core.reservation import RefusalReason, Reservation
 
 
@@ -69,6 +69,27 @@ class Completion:
         """Its server went away with it; `moved` are submitted again, for another server."""
         members, again = ({request.id for request in some} for some in (batch.requests, moved))
         return cls(batch.id, ok=False, retried=bool(moved), ended=frozenset(members - again))
+
+    def outcomes(
+        self, batch: Batch, abandoned: Collection[int], now: int
+    ) -> dict[Outcome, list[Request]]:
+        """How its members end with it, but for those that are submitted again. abandoned: whose
+        clients have left; they are not.
+        """
+        found: dict[Outcome, list[Request]] = {}
+        for request in batch.requests:
+            outcome = self._outcome(request, abandoned, now)
+            is_over = not self.retried or request.id in self.ended
+            if is_over or outcome is Outcome.CANCELLED:
+                found.setdefault(outcome, []).append(request)
+        return found
+
+    def _outcome(self, request: Request, abandoned: Collection[int], now: int) -> Outcome:
+        if abandoned and request.id in abandoned:
+            return Outcome.CANCELLED
+        if not self.ok or (self.failed and request.id in self.failed):
+            return Outcome.FAILED
+        return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ steps, because a queue keeps a lane a weight. What a tenant loses by its own bou
 while nobody is served is not counted: it says nothing of how it fares beside others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tritonsched.core.observers import Observer
@@ -99,16 +99,19 @@ class Tenants(Observer):
             return request
         return replace(request, weight=request.weight * boost, boost=boost)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
         if outcome in _NOT_COUNTED or reason in _NOT_THE_LOAD:
             return
-        share, heard = self._on_time.get(request.tenant, _UNHEARD)
-        gain = GAIN
-        if heard < HEARD_MAX:
-            heard += 1
-            gain = 1 / heard
-        share += gain * ((outcome is Outcome.SERVED) - share)
-        self._on_time[request.tenant] = (share, heard)
+        value, on_time = float(outcome is Outcome.SERVED), self._on_time
+        for request in requests:
+            share, heard = on_time.get(request.tenant, _UNHEARD)
+            gain = GAIN
+            if heard < HEARD_MAX:
+                heard += 1
+                gain = 1 / heard
+            on_time[request.tenant] = (share + gain * (value - share), heard)
 
     # -- places in a queue --------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ Memory: the last SAMPLES slacks and errors, the last LOG_MAX changes of each kno
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -158,8 +158,10 @@ class Feedback(Observer):
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         self._window.came_back(batch, measured_ns)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self._window.left(request, outcome, now)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        self._window.left(requests, outcome, now)
 
     # -- leaves -------------------------------------------------------------------------------
 
@@ -256,12 +258,12 @@ class _Window:
         self._busy_ns[batch.device] = self._busy_ns.get(batch.device, 0) + measured_ns
         self._errors.append(batch.error_of(measured_ns))
 
-    def left(self, request: Request, outcome: Outcome, now: int) -> None:
+    def left(self, requests: Sequence[Request], outcome: Outcome, now: int) -> None:
         if outcome not in (Outcome.REJECTED, Outcome.CANCELLED):
-            self._admitted += 1
-            self._missed += outcome in (Outcome.LATE, Outcome.EXPIRED)
-            if request.has_deadline:
-                self._slacks.append(request.deadline_ns - now)
+            self._admitted += len(requests)
+            if outcome in (Outcome.LATE, Outcome.EXPIRED):
+                self._missed += len(requests)
+            self._slacks += [r.deadline_ns - now for r in requests if r.has_deadline]
 
     def sample(self, age_ns: int) -> Sample:
         slacks, errors = sorted(self._slacks), sorted(self._errors)

@@ -5,7 +5,7 @@ is tried again alone has no outcome yet, so each request is counted exactly once
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.observers import Observer
@@ -53,14 +53,20 @@ class Ledger(Observer):
         self.rows += batch.rows
         self._worths.sent(batch)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.outcomes[request.slo, outcome] += 1
-        self.tenants[request.tenant, outcome] += 1
-        if reason:
-            self.reasons[request.slo, reason] += 1
-        worth = self._worths.take(request)
-        if outcome in (Outcome.SERVED, Outcome.LATE):
-            self.utility[request.slo] += worth * request.earned_at(now)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for name, count in Counter([request.slo for request in requests]).items():
+            self.outcomes[name, outcome] += count
+            if reason:
+                self.reasons[name, reason] += count
+        for name, count in Counter([request.tenant for request in requests]).items():
+            self.tenants[name, outcome] += count
+        is_answered = outcome in (Outcome.SERVED, Outcome.LATE)
+        for request in requests:
+            worth = self._worths.take(request)
+            if is_answered:
+                self.utility[request.slo] += worth * request.earned_at(now)
 
     def total(self, outcome: Outcome) -> int:
         """Requests of all classes that left this way."""

@@ -1,6 +1,6 @@
 """Who listens to the scheduler. Rule: the scheduler does not know who does, nor what for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tritonsched.core.batch import Batch
@@ -23,8 +23,12 @@ class Observer:
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         """The batch was executed; measured_ns: execution time as the profile learnt it."""
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        """The request left. reason: a RejectReason's value for `rejected`, else empty."""
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        """These left together, in the same way. reason: a RejectReason's value for `rejected`, else
+        empty.
+        """
 
 
 class Complete(Protocol):
@@ -33,18 +37,21 @@ class Complete(Protocol):
     def __call__(self, batch: Batch, *, measured_ns: int, now: int) -> None: ...
 
 
+Left = Callable[[Sequence[Request], Outcome, str, int], None]
+
+
 class Audience:
     """The hooks that observers define, in their order: at a thousand requests a second it counts
     who is called in vain.
     """
 
-    __slots__ = ("complete", "dispatch", "outcome", "submit")
+    __slots__ = ("complete", "dispatch", "outcomes", "submit")
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self.submit: list[Callable[[Request, int], None]] = []
         self.dispatch: list[Callable[[Batch, int], None]] = []
         self.complete: list[Complete] = []
-        self.outcome: list[Callable[[Request, Outcome, str, int], None]] = []
+        self.outcomes: list[Left] = []
         for observer in observers:
             self.join(observer)
 
@@ -57,5 +64,5 @@ class Audience:
             self.dispatch.append(observer.on_dispatch)
         if kind.on_complete is not Observer.on_complete:
             self.complete.append(observer.on_complete)
-        if kind.on_outcome is not Observer.on_outcome:
-            self.outcome.append(observer.on_outcome)
+        if kind.on_outcomes is not Observer.on_outcomes:
+            self.outcomes.append(observer.on_outcomes)

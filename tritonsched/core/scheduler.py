@@ -34,7 +34,7 @@ latest knowledge (late binding is worth milliseconds: performance study C2). Req
 longer be in time even alone and next are refused at once, not at their deadline.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tritonsched.core.admission import refusal
 from tritonsched.core.batch import Batch, Completion, Decision, Dispatch, Expire, Reject
@@ -101,7 +101,7 @@ class Scheduler(State):
             return None
         for hear in self._audience.submit:
             hear(request, now)
-        self._leave(request, Outcome.REJECTED, now, reason.value)
+        self._leave((request,), Outcome.REJECTED, now, reason.value)
         return Reject(request, reason)  # trying again is pointless
 
     def complete(self, completion: Completion, now: int) -> None:
@@ -122,11 +122,8 @@ class Scheduler(State):
             for hear in self._audience.complete:
                 hear(batch, measured_ns=measured_ns, now=now)
         device.predict(self._exec_ns, now)
-        for request in batch.requests:
-            # One whose client left is not submitted again, so this is its end.
-            is_over = not completion.retried or request.id in completion.ended
-            if is_over or request.id in self._abandoned:
-                self._leave(request, self._outcome(request, completion, now), now)
+        for outcome, requests in completion.outcomes(batch, self._abandoned, now).items():
+            self._leave(requests, outcome, now)
         if self._abandoned:
             self._abandoned.difference_update(request.id for request in batch.requests)
 
@@ -149,7 +146,7 @@ class Scheduler(State):
             self._arrived.remove(request)
             queued = request
         if queued is not None:
-            self._leave(queued, Outcome.CANCELLED, now)
+            self._leave((queued,), Outcome.CANCELLED, now)
         elif any(r.id == request_id for b in self._running.values() for r in b.requests):
             self._abandoned.add(request_id)
 
@@ -294,7 +291,7 @@ class Scheduler(State):
             for request in doomed:
                 if request.deadline_ns < now:
                     decisions.append(Expire(request))
-                    self._leave(request, Outcome.EXPIRED, now)
+                    self._leave((request,), Outcome.EXPIRED, now)
                 elif self._serving.places(queue.model, queue.server):
                     self._reject(request, RejectReason.DEADLINE_UNREACHABLE, now, decisions)
                 else:
@@ -385,15 +382,10 @@ class Scheduler(State):
         self, request: Request, reason: RejectReason, now: int, decisions: list[Decision]
     ) -> None:
         decisions.append(Reject(request, reason, self._retry_after_ns(request.model, reason)))
-        self._leave(request, Outcome.REJECTED, now, reason.value)
+        self._leave((request,), Outcome.REJECTED, now, reason.value)
 
-    def _outcome(self, request: Request, completion: Completion, now: int) -> Outcome:
-        if self._abandoned and request.id in self._abandoned:
-            return Outcome.CANCELLED
-        if not completion.ok or (completion.failed and request.id in completion.failed):
-            return Outcome.FAILED
-        return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
-
-    def _leave(self, request: Request, outcome: Outcome, now: int, reason: str = "") -> None:
-        for hear in self._audience.outcome:
-            hear(request, outcome, reason, now)
+    def _leave(
+        self, requests: Sequence[Request], outcome: Outcome, now: int, reason: str = ""
+    ) -> None:
+        for hear in self._audience.outcomes:
+            hear(requests, outcome, reason, now)

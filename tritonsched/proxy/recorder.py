@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -132,9 +132,12 @@ class Recorder(Observer):
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         self._put(partial(recording.complete_line, batch, measured_ns, now))
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
         self._look(now)
-        self._put(partial(recording.leave_line, request, outcome, reason, now))
+        for request in requests:
+            self._put(partial(recording.leave_line, request, outcome, reason, now))
 
     def on_reserve(self, wanted: Reservation, now: int) -> None:
         """A stream asks for a guarantee; said again in each file until it is over."""

@@ -9,7 +9,7 @@ that is gone, or whose count fell below what it must have reached, is forgotten 
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tritonsched.core.batch import Batch
@@ -100,19 +100,20 @@ class Tallies(Observer):
         came_ns = sum([request.arrival_ns for request in batch.requests])
         tally.wait_ns += max(0, len(batch.requests) * batch.dispatch_ns - came_ns)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        sent = self._sent.pop(request.id, None)
-        if request.apart and sent is not None and outcome is not Outcome.FAILED:
-            self._tally(sent[1], request.version).ok += 1  # whether its client is there or not
-        if outcome in _ANSWERED:
-            return
-        if outcome is Outcome.FAILED:
-            first, model = sent or (0, request.model)
-            self._failed(model, request.version, is_first=first == request.id)
-        elif _is_refused(outcome, reason, was_sent=sent is not None):
-            tally = self._tally(request.model, request.version)
-            tally.refused += 1
-            tally.refused_ns += max(0, now - request.arrival_ns)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            sent = self._sent.pop(request.id, None)
+            if request.apart and sent is not None and outcome is not Outcome.FAILED:
+                self._tally(sent[1], request.version).ok += 1  # whether its client is there or not
+            if outcome is Outcome.FAILED:
+                first, model = sent or (0, request.model)
+                self._failed(model, request.version, is_first=first == request.id)
+            elif outcome not in _ANSWERED and _is_refused(outcome, reason, was_sent=bool(sent)):
+                tally = self._tally(request.model, request.version)
+                tally.refused += 1
+                tally.refused_ns += max(0, now - request.arrival_ns)
 
     def _failed(self, model: str, version: str, *, is_first: bool) -> None:
         """A call that Triton failed: its first request stands for what Triton may have counted."""

@@ -5,13 +5,13 @@ Memory: some 30 bytes a request, and 100 a batch if batches are kept.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tritonsched.core.batch import Batch
 from tritonsched.core.ledger import Worths
 from tritonsched.core.observers import Observer
-from tritonsched.core.request import NEVER_NS, Outcome, Request
+from tritonsched.core.request import Outcome, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +72,26 @@ class Record(Observer):
             bar = Bar(batch.device, batch.model, now - measured_ns, now, batch.rows, many, in_time)
             self.bars.append(bar)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.outcomes[outcome] += 1
-        worth = self._worths.take(request)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        self.outcomes[outcome] += len(requests)
+        worths = [self._worths.take(request) for request in requests]
         if outcome in (Outcome.SERVED, Outcome.LATE):
-            self.latency_ns.append(now - request.arrival_ns)
-            if request.deadline_ns < NEVER_NS:
-                relative = request.deadline_ns - request.arrival_ns
-                self.used.append((now - request.arrival_ns) / relative)
-            worth *= self._accuracy.get(request.model, 1.0)
-            self.utility += worth * request.earned_at(now)
+            self._answered(requests, worths, now)
         if outcome is Outcome.SERVED:
-            self.on_time[request.slo] += 1
+            self.on_time.update([request.slo for request in requests])
         elif outcome is Outcome.LATE:
-            self.overdue_ns.append(now - request.deadline_ns)
-        elif outcome is Outcome.REJECTED and request.deadline_ns < NEVER_NS:
-            relative = request.deadline_ns - request.arrival_ns
-            self.refusal.append((now - request.arrival_ns) / relative)
+            self.overdue_ns += [now - request.deadline_ns for request in requests]
+        elif outcome is Outcome.REJECTED:
+            self.refusal += _shares(requests, now)
+
+    def _answered(self, requests: Sequence[Request], worths: Sequence[float], now: int) -> None:
+        self.latency_ns += [now - request.arrival_ns for request in requests]
+        self.used += _shares(requests, now)
+        for request, worth in zip(requests, worths, strict=True):
+            accuracy = self._accuracy.get(request.model, 1.0)
+            self.utility += worth * accuracy * request.earned_at(now)
 
     @property
     def total(self) -> int:
@@ -119,3 +122,12 @@ class Record(Observer):
     def rows_mean(self) -> float:
         """Mean rows of a batch; 0 without one."""
         return sum(r * n for r, n in self.rows.items()) / max(1, sum(self.rows.values()))
+
+
+def _shares(requests: Sequence[Request], now: int) -> list[float]:
+    """Of their time that has passed, of those that have a deadline."""
+    return [
+        (now - request.arrival_ns) / (request.deadline_ns - request.arrival_ns)
+        for request in requests
+        if request.has_deadline
+    ]

@@ -47,11 +47,14 @@ class Account(Ledger):
         self.not_in_time = [0] * SLICES
         self._slice_ns = max(1, -(-duration_ns // SLICES))
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        super().on_outcome(request, outcome, reason, now)
-        self.ends[request.id] = outcome
-        counts = self.in_time if outcome is Outcome.SERVED else self.not_in_time
-        counts[min(SLICES - 1, request.arrival_ns // self._slice_ns)] += 1
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        super().on_outcomes(requests, outcome, reason, now)
+        for request in requests:
+            self.ends[request.id] = outcome
+            counts = self.in_time if outcome is Outcome.SERVED else self.not_in_time
+            counts[min(SLICES - 1, request.arrival_ns // self._slice_ns)] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def recorded(traffic: Traffic) -> Run:
         account.on_submit(request, request.arrival_ns)
         left = recording.left.get(request.id)
         if left is not None:
-            account.on_outcome(request, left.outcome, left.reason, left.at_ns)
+            account.on_outcomes((request,), left.outcome, left.reason, left.at_ns)
     rule, granted = recording.policy.scheduler.policy, len(recording.granted)
     return Run(RECORDED, rule, account, traffic.duration_ns, granted=granted)
 
@@ -248,13 +251,13 @@ def _under(traffic: Traffic, policy: PolicyFile, account: Account) -> Iterator[R
             continue
         if request.model not in served:
             account.on_submit(request, request.arrival_ns)
-            account.on_outcome(request, Outcome.REJECTED, UNKNOWN_MODEL, request.arrival_ns)
+            account.on_outcomes((request,), Outcome.REJECTED, UNKNOWN_MODEL, request.arrival_ns)
             continue
         named = request.slo != old.class_of_model(request.model)
         slo = classes.get(request.slo if named else policy.class_of_model(request.model))
         if slo is None:
             account.on_submit(request, request.arrival_ns)
-            account.on_outcome(request, Outcome.REJECTED, UNKNOWN_CLASS, request.arrival_ns)
+            account.on_outcomes((request,), Outcome.REJECTED, UNKNOWN_CLASS, request.arrival_ns)
             continue
         received_ns = recording.received_ns[request.id]
         wanted_ns = request.deadline_ns - received_ns

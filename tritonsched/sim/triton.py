@@ -225,4 +225,4 @@ class TritonServer:
 
     def _leave(self, request: Request, outcome: Outcome, reason: str = "") -> None:
         for observer in self._observers:
-            observer.on_outcome(request, outcome, reason, self.now)
+            observer.on_outcomes((request,), outcome, reason, self.now)

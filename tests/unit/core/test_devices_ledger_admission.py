@@ -1,5 +1,7 @@
 """The small leaves: when a device is free, what is counted, who is refused at the door."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.helpers import MS, request
@@ -103,10 +105,10 @@ def test_the_ledger_counts_each_outcome_once_and_earns_only_what_is_in_time() ->
         ledger.on_submit(one, 0)
     ledger.on_dispatch(batch(1, sent=0, start=0), 0)
     ledger.on_complete(batch(1, sent=0, start=0), measured_ns=3, now=10)
-    ledger.on_outcome(made[0], Outcome.SERVED, "", 10)
-    ledger.on_outcome(made[1], Outcome.LATE, "", 11)
-    ledger.on_outcome(made[2], Outcome.REJECTED, "queue-full", 0)
-    ledger.on_outcome(made[3], Outcome.FAILED, "", 9)
+    ledger.on_outcomes((made[0],), Outcome.SERVED, "", 10)
+    ledger.on_outcomes((made[1],), Outcome.LATE, "", 11)
+    ledger.on_outcomes((made[2],), Outcome.REJECTED, "queue-full", 0)
+    ledger.on_outcomes((made[3],), Outcome.FAILED, "", 9)
     assert ledger.total(Outcome.SERVED) == ledger.outcomes["c", Outcome.SERVED] == 1
     assert ledger.utility["c"] == 2.0
     assert ledger.reasons["c", "queue-full"] == 1
@@ -126,7 +128,7 @@ def test_the_ledger_tells_tenants_apart() -> None:
         [("a", Outcome.SERVED), ("a", Outcome.LATE), ("a", Outcome.REJECTED),
          ("a", Outcome.CANCELLED), ("a", Outcome.SERVED), ("b", Outcome.CANCELLED)]
     ):  # fmt: skip
-        ledger.on_outcome(request(number, tenant=tenant), outcome, "", 0)
+        ledger.on_outcomes((request(number, tenant=tenant),), outcome, "", 0)
     assert (ledger.on_time_share_of("a"), ledger.on_time_share_of("b")) == (0.5, None)
     assert ledger.miss_ratio_of("a") == pytest.approx(1 / 3)
 
@@ -171,8 +173,10 @@ class Leaver(Observer):
     def __init__(self) -> None:
         self.left: list[int] = []
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.left.append(request.id)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        self.left += [one.id for one in requests]
 
 
 class Counter(Leaver):
@@ -187,5 +191,5 @@ def test_who_listens_is_called_for_what_it_defines_and_nothing_else() -> None:
     audience = Audience((first,))
     audience.join(second)
     assert audience.submit == [second.on_submit]
-    assert audience.outcome == [first.on_outcome, second.on_outcome]
+    assert audience.outcomes == [first.on_outcomes, second.on_outcomes]
     assert (audience.dispatch, audience.complete) == ([], [])

@@ -35,7 +35,7 @@ def filled(*names: str) -> QueueSet:
 
 def heard(known: Tenants, name: str, *outcomes: Outcome, reason: str = "") -> None:
     for number, outcome in enumerate(outcomes):
-        known.on_outcome(request(number, tenant=name), outcome, reason, 0)
+        known.on_outcomes((request(number, tenant=name),), outcome, reason, 0)
 
 
 # -- places ---------------------------------------------------------------------------------------

@@ -54,9 +54,9 @@ def window(
         feedback.on_dispatch(batch(number, rows), now)
         feedback.on_complete(batch(number, rows), measured_ns=measured_ns, now=now)
     for number in range(served):
-        feedback.on_outcome(request(number, deadline=now + slack_ns), Outcome.SERVED, "", now)
+        feedback.on_outcomes((request(number, deadline=now + slack_ns),), Outcome.SERVED, "", now)
     for number in range(late):
-        feedback.on_outcome(request(number, deadline=now - MS), Outcome.LATE, "", now)
+        feedback.on_outcomes((request(number, deadline=now - MS),), Outcome.LATE, "", now)
 
 
 def test_misses_beyond_the_target_raise_safety_and_say_why() -> None:
@@ -143,7 +143,7 @@ def test_a_window_ends_when_it_says_enough() -> None:
 
 def test_a_window_without_deadlines_has_no_slack() -> None:
     feedback = Feedback(ALL)
-    feedback.on_outcome(request(1), Outcome.SERVED, "", 0)
+    feedback.on_outcomes((request(1),), Outcome.SERVED, "", 0)
     window(feedback, S, late=100, slack_ns=0)
     tuned = feedback.step(BASE, S)
     assert tuned is not None
@@ -155,7 +155,7 @@ def test_refused_and_cancelled_requests_are_no_misses() -> None:
     for outcome in (Outcome.REJECTED, Outcome.CANCELLED):
         for number in range(500):
             feedback.on_submit(request(number), 0)
-            feedback.on_outcome(request(number), outcome, "", 0)
+            feedback.on_outcomes((request(number),), outcome, "", 0)
     assert feedback.step(BASE, WINDOW_NS_MAX) is None
     assert feedback.log() == []
 

@@ -7,6 +7,7 @@ retuned, time that jumps.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -68,10 +69,13 @@ class Exits(Observer):
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         assert measured_ns >= 0
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        self.left[request.id] += 1
-        self.outcomes[request.id] = outcome
-        assert bool(reason) == (outcome is Outcome.REJECTED)
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        for request in requests:
+            self.left[request.id] += 1
+            self.outcomes[request.id] = outcome
+            assert bool(reason) == (outcome is Outcome.REJECTED)
 
 
 class Machine(RuleBasedStateMachine):

@@ -23,7 +23,7 @@ def tuned() -> Tuned:
     scheduler.set_variant(Variant("m", 8, ("gpu0",)), 0)
     for number in range(1000):
         outcome = Outcome.SERVED if number % 10 else Outcome.LATE
-        feedback.on_outcome(request(number, deadline=S + MS), outcome, "", S)
+        feedback.on_outcomes((request(number, deadline=S + MS),), outcome, "", S)
     tuning = feedback.step(scheduler.tuning, S)
     assert tuning is not None
     scheduler.retune(tuning, S)

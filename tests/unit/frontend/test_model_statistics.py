@@ -129,7 +129,7 @@ WIRES = pytest.mark.parametrize("wire", ["http", "grpc"])
 async def test_members_waits_and_refusals_are_added_on_both_protocols(wire: str) -> None:
     tallies = Tallies()
     answered(tallies, batch(members=4))
-    tallies.on_outcome(batch(first_id=9).requests[0], Outcome.EXPIRED, "", REFUSED_NS)
+    tallies.on_outcomes((batch(first_id=9).requests[0],), Outcome.EXPIRED, "", REFUSED_NS)
     (stats,) = await over(wire, tallies, Upstream(ONE), "m")
     durations = stats["inference_stats"]
     waited = 100 + 90 + 80 + 70

@@ -113,11 +113,11 @@ class Sidecar:
             self._leave(requests, Outcome.SERVED)
 
     def refuse(self, outcome: Outcome, reason: str = "") -> None:
-        self.tallies.on_outcome(self._request(1), outcome, reason, WAIT_NS)
+        self.tallies.on_outcomes((self._request(1),), outcome, reason, WAIT_NS)
 
     def _leave(self, requests: Sequence[Request], outcome: Outcome) -> None:
         for request in requests:
-            self.tallies.on_outcome(request, outcome, "", WAIT_NS)
+            self.tallies.on_outcomes((request,), outcome, "", WAIT_NS)
 
     def _request(self, rows: int, *, alone: bool = False) -> Request:
         self._id += 1

@@ -55,7 +55,7 @@ def test_a_line_a_fact_after_a_header_with_version_policy_start_and_clock(tmp_pa
     made.on_submit(REQUEST, 105)
     made.on_dispatch(batch, 110)
     made.on_complete(batch, measured_ns=60, now=170)
-    made.on_outcome(REQUEST, Outcome.SERVED, "", 170)
+    made.on_outcomes((REQUEST,), Outcome.SERVED, "", 170)
     made.on_policy(POLICY)  # nothing new
     made.on_policy(PolicyFile())
     made.close()

@@ -36,7 +36,7 @@ def answered(tallies: Tallies, *batches: Batch) -> None:
         tallies.on_dispatch(one, 100)
         tallies.on_complete(one, measured_ns=1, now=200)
         for request in one.requests:
-            tallies.on_outcome(request, Outcome.SERVED, "", 200)
+            tallies.on_outcomes((request,), Outcome.SERVED, "", 200)
 
 
 def many(tallies: Tallies, key: Key, calls: int) -> None:
@@ -70,9 +70,9 @@ def test_a_client_that_left_while_its_batch_ran_was_served_all_the_same() -> Non
     tallies.on_dispatch(one, 100)
     tallies.on_complete(one, measured_ns=1, now=200)
     for request in one.requests:
-        tallies.on_outcome(request, Outcome.CANCELLED, "", 200)
+        tallies.on_outcomes((request,), Outcome.CANCELLED, "", 200)
     assert tally_of(tallies, ONE).refused == 0
-    tallies.on_outcome(batch(first_id=9).requests[0], Outcome.CANCELLED, "", 150)
+    tallies.on_outcomes((batch(first_id=9).requests[0],), Outcome.CANCELLED, "", 150)
     assert (tally_of(tallies, ONE).refused, tally_of(tallies, ONE).refused_ns) == (1, 150)
 
 
@@ -83,7 +83,7 @@ def test_members_that_are_calls_of_their_own_are_counted_each() -> None:
     tallies.on_complete(one, measured_ns=1, now=200)
     outcomes = (Outcome.SERVED, Outcome.LATE, Outcome.CANCELLED, Outcome.FAILED)
     for request, outcome in zip(one.requests, outcomes, strict=True):
-        tallies.on_outcome(request, outcome, "", 200)
+        tallies.on_outcomes((request,), outcome, "", 200)
     tally = tally_of(tallies, ONE)
     assert (tally.ok, tally.calls, tally.added) == (3, 0, {})
     assert (tally.uncertain, tally.failed, tally.refused) == (1, {}, 0)
@@ -93,7 +93,7 @@ def test_members_that_are_calls_of_their_own_are_counted_each() -> None:
 def test_a_refusal_counts_if_there_was_a_triton_to_refuse(reason: str, refused: int) -> None:
     tallies = Tallies()
     answered(tallies, batch())
-    tallies.on_outcome(batch(first_id=9).requests[0], Outcome.REJECTED, reason, 150)
+    tallies.on_outcomes((batch(first_id=9).requests[0],), Outcome.REJECTED, reason, 150)
     assert tally_of(tallies, ONE).refused == refused
 
 

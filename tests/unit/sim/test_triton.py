@@ -1,6 +1,6 @@
 """Triton's dynamic batcher: readiness, order, REJECT, shared devices, and AIMD."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -30,9 +30,11 @@ class Log(Ledger):
     def on_complete(self, batch: Batch, *, measured_ns: int, now: int) -> None:
         self.back.append(now // MS)
 
-    def on_outcome(self, request: Request, outcome: Outcome, reason: str, now: int) -> None:
-        super().on_outcome(request, outcome, reason, now)
-        self.left[request.id] = outcome
+    def on_outcomes(
+        self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
+    ) -> None:
+        super().on_outcomes(requests, outcome, reason, now)
+        self.left.update((one.id, outcome) for one in requests)
 
 
 def serve(requests: Iterable[Request], batcher: Batcher, *, slots: int = 1) -> Log:
