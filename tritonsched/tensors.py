@@ -101,7 +101,7 @@ class Tensor:
         return len(self.data) if self.pieces is None else self.pieces.size_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
 class DeadlineHints:
     """What the client said about time, as received; None where it said nothing.
 
@@ -114,6 +114,9 @@ class DeadlineHints:
     header_ms: str | None = None
     timeout_us: int | None = None
     envoy_ms: str | None = None
+
+
+_NO_HINTS = DeadlineHints()
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
@@ -146,7 +149,7 @@ class InferCall:
     outputs: tuple[str, ...] = ()
     parameters: Mapping[str, ParameterValue] = field(default_factory=lambda: MappingProxyType({}))
     lone_reason: str = ""
-    hints: DeadlineHints = DeadlineHints()
+    hints: DeadlineHints = _NO_HINTS
     slo: str | None = None
     explain: bool = False
     form: bytes | None = None  # equal heads: calls that differ in data and deadline alone
