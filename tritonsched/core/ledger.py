@@ -56,14 +56,12 @@ class Ledger(Observer):
     def on_outcomes(
         self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
     ) -> None:
-        for name, count in Counter([request.slo for request in requests]).items():
-            self.outcomes[name, outcome] += count
-            if reason:
-                self.reasons[name, reason] += count
-        for name, count in Counter([request.tenant for request in requests]).items():
-            self.tenants[name, outcome] += count
         is_answered = outcome in (Outcome.SERVED, Outcome.LATE)
         for request in requests:
+            self.outcomes[request.slo, outcome] += 1
+            self.tenants[request.tenant, outcome] += 1
+            if reason:
+                self.reasons[request.slo, reason] += 1
             worth = self._worths.take(request)
             if is_answered:
                 self.utility[request.slo] += worth * request.earned_at(now)
