@@ -116,8 +116,9 @@ class Answers:
         """
         raw = bytes(message)
         key = (raw, call.rows, tuple([output.name for output in call.outputs]))
-        known = self._known.get(key)
-        if known is not None and len(shared) == len(call.outputs):
+        may_be_known = len(raw) <= ANSWER_BYTES_MAX and len(shared) == len(call.outputs)
+        known = self._known.get(key) if may_be_known else None
+        if known is not None:
             return self._again(known, call, shared)
         response = parse(pb.ModelInferResponse, raw)
         carries = any(response.raw_output_contents)
@@ -125,7 +126,7 @@ class Answers:
             raise MalformedAnswer(f"model '{call.model}' answered past the GPU's memory")
         tensors = self._tensors(response, call, shared)
         made = (response.model_name, response.model_version, tensors)
-        if len(shared) == len(tensors) and not carries and len(raw) <= ANSWER_BYTES_MAX:
+        if may_be_known and not carries:
             if len(self._known) >= ANSWERS_MAX:
                 self._known.clear()
             bare = tuple([Tensor(t.name, t.datatype, t.shape, b"") for t in tensors])

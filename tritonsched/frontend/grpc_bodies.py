@@ -1,8 +1,8 @@
 """Whole bodies of ModelInfer, compared with one before. Rule: only a body that is the same to the
 byte, but for its id and its tensors, is read here; any other is `grpc_wire`'s to read.
 
-A steady client's bodies are all as long as the last one, so what stands around the id and the
-tensors is compared in one piece each, gRPC's prefix included.
+A steady client's bodies of one form are of one size, so what stands around the id and the tensors
+is compared in one piece each, gRPC's prefix included.
 """
 
 from typing import NamedTuple
@@ -33,14 +33,14 @@ class _Body(NamedTuple):
     """start: what stands before the id, which is empty if it ends where it begins."""
 
     layout: grpc_wire.Layout
-    size: int
     start: bytes
     id_at: int
     id_end: int
     places: tuple[_Place, ...]
 
 
-_bodies: dict[bytes, _Body] = {}
+_bodies: dict[tuple[int, bytes], _Body] = {}
+"""By their size and all up to the end of the model's name."""
 
 
 def decode_known(
@@ -48,13 +48,15 @@ def decode_known(
 ) -> InferCall | None:
     """As `grpc_wire.decode`, of a message and its prefix; None if there was none like it."""
     size = len(body)
-    known = _bodies.get(body[: _FIRST_AT + body[_FIRST_AT - 1]]) if size >= _FIRST_AT else None
+    if size < _FIRST_AT:
+        return None
+    known = _bodies.get((size, body[: _FIRST_AT + body[_FIRST_AT - 1]]))
     if known is None:
         return None
-    layout, known_size, start, id_at, id_end, places = known
+    layout, start, id_at, id_end, places = known
     said = said_by(metadata)
     raw_id = body[id_at:id_end]
-    if size != known_size or said.is_odd or 0 in raw_id or not body.startswith(start):
+    if said.is_odd or 0 in raw_id or not body.startswith(start):
         return None
     view = memoryview(body)
     inputs = []
@@ -104,5 +106,5 @@ def _remember(body: bytes, layout: grpc_wire.Layout, made: InferCall) -> None:
     id_at = end - len(made.id.encode())
     if len(_bodies) >= BODIES_MAX:
         _bodies.clear()
-    key = body[: _FIRST_AT + body[_FIRST_AT - 1]]
-    _bodies[key] = _Body(layout, len(body), body[:id_at], id_at, end, tuple(places[::-1]))
+    key = (len(body), body[: _FIRST_AT + body[_FIRST_AT - 1]])
+    _bodies[key] = _Body(layout, body[:id_at], id_at, end, tuple(places[::-1]))
