@@ -25,7 +25,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from statistics import median
 
-from tritonsched.core.speed import CLIP, RUN_MAX, DeviceSpeed, Sums
+from tritonsched.core.speed import CLIP, RUN_MAX, DeviceSpeed, Sums, clipped
 
 PROVEN_SAMPLES = 8  # batches before the profile may be a reason to refuse
 WARM_SAMPLES = 3  # first samples of a size, of which the least counts
@@ -101,11 +101,12 @@ class LatencyProfile:
         return self._margin_at(self.exec_ns(rows))
 
     def _margin_at(self, expected: int) -> int:
-        doubt_ns = self._speed.doubt * expected
+        speed = self._speed
+        doubt_ns = speed.doubt * expected
         if self._margin_ns < 0:
-            return int(MARGIN_START * self._speed.safety * expected + doubt_ns)
-        margin_ns = self._margin_ns * self._speed.safety
-        return int(min(margin_ns + doubt_ns, MARGIN_MAX * expected))
+            return int(MARGIN_START * speed.safety * expected + doubt_ns)
+        margin_ns, most_ns = self._margin_ns * speed.safety + doubt_ns, MARGIN_MAX * expected
+        return int(margin_ns if margin_ns < most_ns else most_ns)
 
     @property
     def rows_known(self) -> int:
@@ -197,9 +198,10 @@ class LatencyProfile:
         residual = speed.residual(ratio)
         if self._is_mine(ratio, residual):
             return base * speed.factor
-        young = self._counts.get(cell_of(rows), 0) < YOUNG_SAMPLES
-        clip = max(YOUNG_CLIP if young else 0.0, CLIP * speed.spread)
-        return base * speed.factor * math.exp(max(-clip, min(clip, residual)))
+        clip = CLIP * speed.spread
+        if clip < YOUNG_CLIP and self._counts.get(cell_of(rows), 0) < YOUNG_SAMPLES:
+            clip = YOUNG_CLIP
+        return base * speed.factor * math.exp(clipped(residual, clip))
 
     def _cover(self, late_ns: float, expected: float) -> None:
         """The margin is a stochastic quantile: up by p, down by 1 - p."""

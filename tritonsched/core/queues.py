@@ -217,8 +217,10 @@ class QueueSet:
 
     def of_models(self, models: set[str]) -> list[RequestQueue]:
         """Non-empty queues of these models, in order of model name, then age."""
-        found = sorted(models & self._by_model.keys())
-        return [queue for model in found for queue in self._by_model[model].queues.values()]
+        by_model = self._by_model
+        found = [model for model in by_model if model in models]
+        found.sort()
+        return [queue for model in found for queue in by_model[model].queues.values()]
 
     def any_of(self, models: set[str]) -> bool:
         """Does anything wait for one of these models?"""

@@ -246,15 +246,20 @@ class Scheduler(State):
 
     def _admit(self, now: int, decisions: list[Decision]) -> None:
         arrived, self._arrived = self._arrived, []
+        known: dict[tuple[str, int, str], tuple[int, int]] = {}  # alike requests, alike answers
         for request in arrived:
             if request.reservation and self._is_open(request.model) and self._streams.take(request):
                 continue
-            reach = self._reach(request, now)
+            alike = (request.model, request.rows, request.server)
+            reach = known.get(alike)
+            if reach is None:
+                reach = known[alike] = self._reach(request, now)
             reason = self._refusal(request, reach)
             if reason is RejectReason.DEADLINE_UNREACHABLE:
                 place = self._serving.probed(request, self.tuning, now)
                 if place is not None:
                     self._send(place.variant, (request,), place.device, now, decisions)
+                    known.clear()
                     continue
             if reason is not None:
                 self._reject(request, reason, now, decisions)
@@ -357,18 +362,19 @@ class Scheduler(State):
         finish_ns = start_ns + profile.safe_ns(rows) + self.tuning.reply_ns
         late = finish_ns > min([request.deadline_ns for request in requests])
         self._batch_id += 1
-        batch = Batch(
-            id=self._batch_id,
-            model=way.model,
-            device=device.name,
-            requests=requests,
-            rows=rows,
-            dispatch_ns=now,
-            expected_start_ns=start_ns,
-            expected_ns=profile.exec_ns(rows),
-            probe=not profile.is_proven or (late and self._policy.keeps_deadlines),
-            worth=way.worth,
-            server=device.server,
+        is_probe = not profile.is_proven or (late and self._policy.keeps_deadlines)
+        batch = Batch(  # by position, as requests are made
+            self._batch_id,
+            way.model,
+            device.name,
+            requests,
+            rows,
+            now,
+            start_ns,
+            profile.exec_ns(rows),
+            is_probe,
+            way.worth,
+            device.server,
         )
         self._running[batch.id] = batch
         device.start(batch, proven=profile.is_proven)

@@ -33,6 +33,13 @@ DOUBT_BATCHES = 10
 DOUBT_SHARE = 0.05  # of the expected time, added to promises while in doubt
 
 
+def clipped(value: float, most: float) -> float:
+    """The value, if it is not beyond that on either side."""
+    if value > most:
+        return most
+    return value if value > -most else -most
+
+
 class Sums:
     """Page's two cumulative sums. up, down: how far; each with the samples since it was 0."""
 
@@ -50,11 +57,15 @@ class Sums:
         """One standardised residual. Returns how many samples back a change began, 0 without one;
         its sign is the change's.
         """
-        z = max(-Z_MAX, min(Z_MAX, z))
-        self._up = max(0.0, self._up + z - ALLOWANCE)
-        self._ups = self._ups + 1 if self._up else 0
-        self._down = max(0.0, self._down - z - ALLOWANCE)
-        self._downs = self._downs + 1 if self._down else 0
+        z = clipped(z, Z_MAX)
+        self._up += z - ALLOWANCE
+        self._ups += 1
+        if self._up <= 0.0:
+            self._up, self._ups = 0.0, 0
+        self._down -= z + ALLOWANCE
+        self._downs += 1
+        if self._down <= 0.0:
+            self._down, self._downs = 0.0, 0
         if self._up > FIRES:
             return self._ups
         return -self._downs if self._down > FIRES else 0
@@ -65,12 +76,13 @@ class DeviceSpeed:
 
     factor: what tables are to be multiplied by, within HELD of the latest. version: moves with it
     and with what promises add; who remembers times checks it. changes: how often a change was
-    seen. safety: times that a margin counts in a promise (Tuning).
+    seen. safety: times that a margin counts in a promise (Tuning). doubt: what promises add to the
+    expected time just after a change, as a share of it.
     """
 
     __slots__ = (
-        "_doubt", "_log", "_run", "_sums", "_told", "changes", "factor", "safety", "spread",
-        "version",
+        "_doubt", "_log", "_run", "_sums", "_told", "changes", "doubt", "factor", "safety",
+        "spread", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -81,14 +93,10 @@ class DeviceSpeed:
         self.changes = 0
         self._log = 0.0
         self._told = 0.0  # of which `factor` is
+        self.doubt = 0.0
         self._doubt = 0
         self._sums = Sums()
         self._run: deque[tuple[object, float]] = deque(maxlen=RUN_MAX)
-
-    @property
-    def doubt(self) -> float:
-        """What promises add to the expected time just after a change, as a share of it."""
-        return DOUBT_SHARE * self._doubt / DOUBT_BATCHES
 
     def set_safety(self, safety: float) -> None:
         """From the tuning."""
@@ -102,14 +110,12 @@ class DeviceSpeed:
 
     def believed(self, residual: float) -> float:
         """As much of it as one batch may say."""
-        clip = CLIP * self.spread
-        return max(-clip, min(clip, residual))
+        return clipped(residual, CLIP * self.spread)
 
     def observe(self, ratio: float, model: object) -> bool:
         """A batch of `model` took exp(ratio) of its table's time; True: that was a change."""
         if self._doubt:
-            self._doubt -= 1
-            self.version += 1
+            self._doubting(self._doubt - 1)
         residual = self.residual(ratio)
         self._run.append((model, ratio))
         began = self._sums.observe(residual / self.spread)
@@ -147,13 +153,17 @@ class DeviceSpeed:
 
     def _change(self, began: int) -> None:
         self._set(median(ratio for _, ratio in self._since(began)))
-        self._doubt = DOUBT_BATCHES
-        self.version += 1
+        self._doubting(DOUBT_BATCHES)
         self.changes += 1
         self.not_the_device()
 
+    def _doubting(self, batches: int) -> None:
+        self._doubt = batches
+        self.doubt = DOUBT_SHARE * batches / DOUBT_BATCHES
+        self.version += 1
+
     def _set(self, log: float) -> None:
-        self._log = max(-LOG_MAX, min(LOG_MAX, log))
+        self._log = clipped(log, LOG_MAX)
         if abs(self._log - self._told) >= HELD:
             self._told = self._log
             self.factor = math.exp(self._log)
