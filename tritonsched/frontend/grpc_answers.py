@@ -15,11 +15,12 @@ RESPONSE_HEADS_MAX = 1024
 
 class _Form(NamedTuple):
     """An answer with gRPC's prefix before it, around its id and its tensors. start: what stands
-    before the id. gaps: what stands before each tensor.
+    before the id. gaps: what stands before each tensor. end: what follows the id if there are none.
     """
 
     start: bytes
     gaps: tuple[bytes, ...]
+    end: bytes
 
 
 _heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
@@ -37,9 +38,9 @@ def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
     outputs = reply.outputs
     tensors = [(t.name, t.datatype, t.shape, len(t.data)) for t in outputs]
     key = (reply.model, reply.version, reply.variant, len(raw_id), *tensors)
-    start, gaps = _forms.get(key) or _remember_form(key, reply, len(raw_id))
-    parts: list[Buffer] = [start, raw_id]
-    for gap, tensor in zip(gaps, outputs, strict=False):
+    start, gaps, end = _forms.get(key) or _remember_form(key, reply, len(raw_id))
+    parts: list[Buffer] = [start, raw_id, end]
+    for gap, tensor in zip(gaps, outputs, strict=True):
         parts += (gap, tensor.data)
     return b"".join(parts)
 
@@ -52,12 +53,13 @@ def _remember_form(key: tuple[Any, ...], reply: MergedReply, id_size: int) -> _F
     if id_size:
         before += b"\x1a" + _varint(id_size)
     gaps = [b"\x32" + _varint(len(tensor.data)) for tensor in outputs]
+    end = after
     if gaps:
-        gaps[0] = after + gaps[0]
-    size = len(before) + id_size + sum(map(len, gaps)) + sum(len(t.data) for t in outputs)
+        gaps[0], end = after + gaps[0], b""
+    size = len(before) + id_size + sum(map(len, (*gaps, end))) + sum(len(t.data) for t in outputs)
     if len(_forms) >= RESPONSE_HEADS_MAX:
         _forms.clear()
-    form = _Form(b"\0" + size.to_bytes(4, "big") + before, tuple(gaps))
+    form = _Form(b"\0" + size.to_bytes(4, "big") + before, tuple(gaps), end)
     _forms[key] = form
     return form
 

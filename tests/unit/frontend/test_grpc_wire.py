@@ -142,13 +142,15 @@ TENSORS = st.builds(
 )
 
 
-@given(NAMES, NAMES, NAMES, st.lists(TENSORS, max_size=3).map(tuple))
+@given(
+    NAMES, NAMES, NAMES, st.sampled_from(("", "lite0")), st.lists(TENSORS, max_size=3).map(tuple)
+)
 def test_an_answer_has_the_same_bytes_either_way(
-    model: str, version: str, call_id: str, outputs: tuple[Tensor, ...]
+    model: str, version: str, call_id: str, variant: str, outputs: tuple[Tensor, ...]
 ) -> None:
     call = grpc_codec.decode(b"", (), received_ns=0, remaining_ns=None)
     call.id = call_id
-    reply = MergedReply(model, version, outputs)
+    reply = MergedReply(model, version, outputs, variant=variant)
     for _ in range(2):  # made, and remembered
         message = grpc_codec.encode(reply, call)
         assert grpc_answers.encode(reply, call) == message
