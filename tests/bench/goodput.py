@@ -11,6 +11,7 @@ Rule: it only reads what `overload` measured. Both sides of a ratio are medians 
 
 import argparse
 import asyncio
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,11 @@ def of_overload(seen: Seen) -> list[Figure]:
 
 
 def of_large(seen: Seen) -> list[Figure]:
+    """Where nobody has a request in time, the load itself is too much for the machine."""
     ours = overload.SIDECAR.name
     best = max(seen.tuned, key=lambda name: seen.goodput(OVERLOAD, name))
-    goodput = seen.goodput(OVERLOAD, ours) / max(1.0, seen.goodput(OVERLOAD, best))
+    mine, theirs = seen.goodput(OVERLOAD, ours), seen.goodput(OVERLOAD, best)
+    goodput = mine / max(1.0, theirs) if mine or theirs else math.nan
     cpu = seen.cpu_us(OVERLOAD, ours) / seen.cpu_us(OVERLOAD, best)
     return [
         Figure("G9", "602 KB, load 1.3: goodput over tuned Triton's", goodput, 1.0, at_least=True),
