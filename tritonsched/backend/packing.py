@@ -93,7 +93,7 @@ class Packer:
                 break
         else:
             self.batches["inline"] += 1
-        wants_gpu = bool([output for output in call.outputs if output.places])
+        wants_gpu = any(output.places for output in call.outputs)
         pool = attempt.cuda if wants_gpu else attempt.pool
         if pool is not None and self._share_outputs(attempt, call, pool):
             return attempt

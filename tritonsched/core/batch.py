@@ -1,6 +1,6 @@
 """Batches and decisions. Rule: a decision is a value; the driver carries it out, in order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -72,14 +72,13 @@ class Completion:
 
     def outcomes(
         self, batch: Batch, abandoned: Collection[int], now: int
-    ) -> dict[Outcome, list[Request]]:
+    ) -> Mapping[Outcome, Sequence[Request]]:
         """How its members end with it, but for those that are submitted again. abandoned: whose
         clients have left; they are not.
         """
-        if self.ok and not (abandoned or self.failed or self.retried):  # mostly so, and in time
-            late = [request for request in batch.requests if now > request.deadline_ns]
-            if not late:
-                return {Outcome.SERVED: [*batch.requests]}
+        is_plain = self.ok and not (abandoned or self.failed or self.retried)
+        if is_plain and now <= min([request.deadline_ns for request in batch.requests]):
+            return {Outcome.SERVED: batch.requests}
         found: dict[Outcome, list[Request]] = {}
         for request in batch.requests:
             outcome = self._outcome(request, abandoned, now)

@@ -136,8 +136,7 @@ class LatencyProfile:
             self._forget()
         known = self._safe.get(rows)
         if known is None:
-            expected = self.exec_ns(rows)
-            known = self._safe[rows] = expected + self._margin_at(expected)
+            known = self._safe[rows] = self.exec_ns(rows) + self.margin_ns(rows)
         return known
 
     def safe_times(self, rows: int) -> "array[int]":

@@ -76,13 +76,12 @@ class DeviceSpeed:
 
     factor: what tables are to be multiplied by, within HELD of the latest. version: moves with it
     and with what promises add; who remembers times checks it. changes: how often a change was
-    seen. safety: times that a margin counts in a promise (Tuning). doubt: what promises add to the
-    expected time just after a change, as a share of it.
+    seen. safety: times that a margin counts in a promise (Tuning).
     """
 
     __slots__ = (
-        "_doubt", "_log", "_run", "_sums", "_told", "changes", "doubt", "factor", "safety",
-        "spread", "version",
+        "_doubt", "_log", "_run", "_sums", "_told", "changes", "factor", "safety", "spread",
+        "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -93,10 +92,14 @@ class DeviceSpeed:
         self.changes = 0
         self._log = 0.0
         self._told = 0.0  # of which `factor` is
-        self.doubt = 0.0
         self._doubt = 0
         self._sums = Sums()
         self._run: deque[tuple[object, float]] = deque(maxlen=RUN_MAX)
+
+    @property
+    def doubt(self) -> float:
+        """What promises add to the expected time just after a change, as a share of it."""
+        return DOUBT_SHARE * self._doubt / DOUBT_BATCHES
 
     def set_safety(self, safety: float) -> None:
         """From the tuning."""
@@ -115,7 +118,8 @@ class DeviceSpeed:
     def observe(self, ratio: float, model: object) -> bool:
         """A batch of `model` took exp(ratio) of its table's time; True: that was a change."""
         if self._doubt:
-            self._doubting(self._doubt - 1)
+            self._doubt -= 1
+            self.version += 1
         residual = self.residual(ratio)
         self._run.append((model, ratio))
         began = self._sums.observe(residual / self.spread)
@@ -153,14 +157,10 @@ class DeviceSpeed:
 
     def _change(self, began: int) -> None:
         self._set(median(ratio for _, ratio in self._since(began)))
-        self._doubting(DOUBT_BATCHES)
+        self._doubt = DOUBT_BATCHES
+        self.version += 1
         self.changes += 1
         self.not_the_device()
-
-    def _doubting(self, batches: int) -> None:
-        self._doubt = batches
-        self.doubt = DOUBT_SHARE * batches / DOUBT_BATCHES
-        self.version += 1
 
     def _set(self, log: float) -> None:
         self._log = clipped(log, LOG_MAX)

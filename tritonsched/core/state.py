@@ -251,12 +251,9 @@ class State:
 
     def _way(self, asked: str, variant: str, device: str) -> Way:
         """How a batch of requests for `asked` runs there as `variant`; by default as `asked`."""
-        ways = self._ways[asked, device]
-        if len(ways) == 1:
-            return ways[0]
         if variant == asked:
             variant = self._default[asked, device]
-        return next(way for way in ways if way.model == variant)
+        return next(way for way in self._ways[asked, device] if way.model == variant)
 
     def _runs(self, choice: Choice, device: str) -> str:
         """The model that a choice runs as: another one while its category pays back an overrun."""
@@ -272,8 +269,6 @@ class State:
     def _adapt(self, batch: Batch, measured_ns: int, now: int) -> None:
         """A batch took that long: does its category step down, or pay back?"""
         first = batch.requests[0]
-        if len(self._ways.get((first.model, batch.device), ())) < 2:
-            return
         ladder = self._ladder(first.model, batch.device)
         if len(ladder) < 2 or batch.model not in ladder:
             return
@@ -292,7 +287,7 @@ class State:
         """The default variant there, then those worth less, the most valuable first."""
         ways = self._ways.get((asked, device), ())
         if len(ways) < 2:
-            return tuple(way.model for way in ways)
+            return tuple([way.model for way in ways])
         first = next(way for way in ways if way.model == self._default[asked, device])
         return (first.model, *(way.model for way in ways if way.worth < first.worth))
 

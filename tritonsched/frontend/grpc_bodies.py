@@ -40,17 +40,20 @@ class _Body(NamedTuple):
 
 
 _bodies: dict[tuple[int, bytes], _Body] = {}
-"""By their size and all up to the end of the model's name."""
+
+
+def _key(body: bytes) -> tuple[int, bytes]:
+    """Its size, and all up to the end of the model's name."""
+    return len(body), body[: _FIRST_AT + body[_FIRST_AT - 1]]
 
 
 def decode_known(
     body: bytes, metadata: Metadata, *, received_ns: int, remaining_ns: int | None
 ) -> InferCall | None:
     """As `grpc_wire.decode`, of a message and its prefix; None if there was none like it."""
-    size = len(body)
-    if size < _FIRST_AT:
+    if len(body) < _FIRST_AT:
         return None
-    known = _bodies.get((size, body[: _FIRST_AT + body[_FIRST_AT - 1]]))
+    known = _bodies.get(_key(body))
     if known is None:
         return None
     layout, start, id_at, id_end, places = known
@@ -106,5 +109,4 @@ def _remember(body: bytes, layout: grpc_wire.Layout, made: InferCall) -> None:
     id_at = end - len(made.id.encode())
     if len(_bodies) >= BODIES_MAX:
         _bodies.clear()
-    key = (len(body), body[: _FIRST_AT + body[_FIRST_AT - 1]])
-    _bodies[key] = _Body(layout, body[:id_at], id_at, end, tuple(places[::-1]))
+    _bodies[_key(body)] = _Body(layout, body[:id_at], id_at, end, tuple(places[::-1]))

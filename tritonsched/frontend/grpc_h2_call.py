@@ -92,7 +92,7 @@ class Shared:
         is_plain = body[:1] == b"\0" and is_one_message(body)
         if is_plain:  # such a message is not copied out of its body
             return grpc_bodies.decode(body, kept, received_ns=received_ns, remaining_ns=timeout_ns)
-        message = self.message_of(call, body)
+        message = message_of(body, call.head.encoding, self.request_bytes_max)
         return grpc_wire.decode(message, kept, received_ns=received_ns, remaining_ns=timeout_ns)
 
     def message_of(self, call: "Call", body: bytes) -> bytes:

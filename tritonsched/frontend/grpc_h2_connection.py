@@ -201,9 +201,7 @@ class Connection(Http2Protocol):
         """The client has said all."""
         try:
             if call.head.method == INFER:
-                made = self._shared.decoded(call, body)
-                done = partial(self._answer, stream_id, made)
-                call.cancel = self._shared.service.submit(made, done)
+                self._submit(stream_id, call, self._shared.decoded(call, body))
             else:
                 message = self._shared.message_of(call, body)
                 call.cancel = self._shared.spawn(self._forward(stream_id, call, message)).cancel
@@ -320,8 +318,7 @@ class Connection(Http2Protocol):
             return
         if self._forget(stream_id) is not None:
             self.answer(stream_id, OK_HEAD, body, OK_END)
-            if not self._is_flush_due:
-                self._flush_later()
+            self._flush_later()
 
     def _weigh(self, size_bytes: int) -> None:
         """One more answer of that size. Raises MemoryFull if too many before it are not read."""

@@ -122,8 +122,7 @@ class Driver(Inputs):
         request = job.request
         self._endings.put(job)
         self._scheduler.submit(request, self._clock())
-        if not self._pump_due:
-            self._wake()
+        self._wake()
         return partial(self._cancel, request.id)
 
     async def infer(self, job: Job) -> Answer:

@@ -28,7 +28,7 @@ class Room:
     def refused(self, call: InferCall) -> Overloaded | None:
         """Why the call cannot be held now; None if it can."""
         held, size = self._held.size_bytes, len(call.raw)
-        if not held or held + size <= self.bytes_max:
+        if not held or self.is_plenty(size):
             return None
         tenant = self._intake.tenant(call)
         if self._held.bytes_of(tenant.name) + size <= tenant.part_of(self.bytes_max):
