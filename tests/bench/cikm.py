@@ -13,7 +13,7 @@ published replica at about these rates; shapes and gaps compare, not third digit
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.bench.deeprt_adaptation import Everybody
 from tritonsched.core.batch import Batch
@@ -26,7 +26,7 @@ from tritonsched.core.request import Outcome, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import Family, Variant
 from tritonsched.sim.engine import Simulation
-from tritonsched.sim.experiment import Serial, inform
+from tritonsched.sim.experiment import SERIAL, inform
 from tritonsched.sim.papers import CIKM_WORTH, cikm_exec_ns, cikm_queries
 from tritonsched.sim.world import Faults, SimModel, World
 
@@ -139,7 +139,7 @@ def serve(rule: Policy, rate: float, *, minutes: float, seed: int, gpus: Sequenc
     ]
     quality = Quality()
     kind = Scheduler if rule.keeps_deadlines else Everybody
-    scheduler = kind(rule, tuning=Serial(queue_requests_max=100_000), observers=(quality,))
+    scheduler = kind(rule, tuning=replace(SERIAL, queue_requests_max=100_000), observers=(quality,))
     world = Steps(models, seed=seed, rtt_ns=0, faults=NOISE)
     simulation = Simulation(scheduler, world, keep_log=False)
     for model in models:

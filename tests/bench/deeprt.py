@@ -14,7 +14,7 @@ from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import NEVER_NS, Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.engine import Simulation
-from tritonsched.sim.experiment import NOISE, Serial, inform
+from tritonsched.sim.experiment import NOISE, SERIAL, inform
 from tritonsched.sim.papers import (
     DEEPRT_CATEGORIES,
     DEEPRT_ROWS_MAX,
@@ -48,7 +48,7 @@ def serve(cameras: Sequence[Camera], rule: str, faults: Faults, seed: int) -> Re
     workload = deeprt_workload(cameras)
     record = Record()
     world = World(workload.models, seed=seed, rtt_ns=0, faults=faults)
-    scheduler = Scheduler(POLICIES[rule](), tuning=Serial(), observers=(record,))
+    scheduler = Scheduler(POLICIES[rule](), tuning=SERIAL, observers=(record,))
     inform(scheduler, workload.models)
     simulation = Simulation(scheduler, world, keep_log=False)
     simulation.run(frames(cameras))

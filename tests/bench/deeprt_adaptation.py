@@ -13,7 +13,7 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.bench.streams import Frozen
 from tests.helpers import MS
@@ -25,7 +25,7 @@ from tritonsched.core.schedulability import admits
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.variant import Family, Variant
 from tritonsched.sim.engine import Simulation
-from tritonsched.sim.experiment import Serial
+from tritonsched.sim.experiment import SERIAL
 from tritonsched.sim.papers import (
     DEEPRT_CATEGORIES,
     DEEPRT_ROWS_MAX,
@@ -108,7 +108,9 @@ def missed(setup: Setup, streams: Sequence[Reservation]) -> int:
         ]
     record = Record()
     kind = Scheduler if setup.refuses else Everybody
-    scheduler = kind(Disbatcher(merges=False), tuning=Serial(learning=False), observers=(record,))
+    scheduler = kind(
+        Disbatcher(merges=False), tuning=replace(SERIAL, learning=False), observers=(record,)
+    )
     world = Overrunning(models, seed=setup.seed, rtt_ns=0)
     world.delay_ns = setup.delay_ms * MS
     simulation = Simulation(scheduler, world, keep_log=False)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.engine import Simulation
-from tritonsched.sim.experiment import NOISE, Serial, Trace, inform
+from tritonsched.sim.experiment import NOISE, SERIAL, Trace, inform
 from tritonsched.sim.record import Record
 from tritonsched.sim.workload import Workload
 from tritonsched.sim.world import World
@@ -46,7 +46,7 @@ def value(trace: Trace, rule: str, height: float | None = None) -> float:
     """Of one run; height: of the variants, if they are fixed."""
     free = trace.workload
     workload, worth = (free, None) if height is None else fixed(free, height)
-    tuning, record = Serial(), Record(accuracy=worth)
+    tuning, record = SERIAL, Record(accuracy=worth)
     scheduler = Scheduler(POLICIES[rule](), tuning=tuning, observers=(record,))
     world = World(workload.models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=NOISE)
     inform(scheduler, workload.models)

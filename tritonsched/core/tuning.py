@@ -4,6 +4,8 @@ bound.
 
 from dataclasses import dataclass
 
+from tritonsched.core.request import NEVER_NS
+
 RTT_NS = 500_000  # gRPC round trip of a small message on loopback, before it has been measured
 GUARD_NS = 300_000  # lets a batch reach Triton before the device idles (scheduling study 4.10)
 
@@ -20,6 +22,7 @@ class Tuning:
     queue_requests_max: requests waiting for one model; more are refused.
     safety: times that the tracked margin of an execution time counts in a promise.
     learning: execution times follow what is measured; else they stay as they were when proven.
+    ahead: a batch is sent before the running one ends; else it waits for its answer.
     """
 
     rtt_ns: int = RTT_NS
@@ -30,6 +33,7 @@ class Tuning:
     queue_requests_max: int = 4096
     safety: float = 1.0
     learning: bool = True
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rtt_ns", "guard_ns", "reply_ns", "window_ns", "rows_cap", "safety"):
@@ -41,4 +45,4 @@ class Tuning:
     @property
     def lead_ns(self) -> int:
         """How long before the predicted end of the running batch the next one is sent."""
-        return self.rtt_ns + self.guard_ns
+        return self.rtt_ns + self.guard_ns if self.ahead else -NEVER_NS

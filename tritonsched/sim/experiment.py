@@ -17,7 +17,7 @@ from tritonsched.core.fairness import Fairness
 from tritonsched.core.feedback import Feedback, Settings
 from tritonsched.core.latency import LatencyProfile
 from tritonsched.core.policies import POLICIES
-from tritonsched.core.request import NEVER_NS, Request
+from tritonsched.core.request import Request
 from tritonsched.core.scheduler import Scheduler
 from tritonsched.core.tuning import Tuning
 from tritonsched.sim.bound import Option, bound
@@ -89,24 +89,14 @@ def _duration_ns(trace: Trace) -> int:
     return round(seconds * S)
 
 
-@dataclass(frozen=True, slots=True)
-class Serial(Tuning):
-    """No round trip: nothing is gained by sending a batch ahead, so that each waits for the last.
-
-    What overruns then takes only its own members along.
-    """
-
-    rtt_ns: int = 0
-    guard_ns: int = 0
-
-    @property
-    def lead_ns(self) -> int:
-        return -NEVER_NS
+# No round trip: nothing is gained by sending a batch ahead, so that each waits for the last. What
+# overruns then takes only its own members along.
+SERIAL = Tuning(rtt_ns=0, guard_ns=0, ahead=False)
 
 
 def tuning_for(rtt_ns: int) -> Tuning:
     """The sidecar's numbers at that round trip."""
-    return Tuning(rtt_ns=rtt_ns) if rtt_ns else Serial()
+    return Tuning(rtt_ns=rtt_ns) if rtt_ns else SERIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +139,7 @@ def run(
     scheduler, another one to time it for example. feedback: the default if None.
     """
     workload = trace.workload
-    tuning = tuning or Serial()
+    tuning = tuning or SERIAL
     record = Record(window_ns=window_ns)
     models = workload.fixed() if contender in SERVERS else workload.models
     world = World(models, seed=trace.seed, rtt_ns=tuning.rtt_ns, faults=faults)
