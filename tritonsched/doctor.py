@@ -30,6 +30,7 @@ from tritonsched.backend.shared_memory import SHM
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.config.load import load_policy
 from tritonsched.config.schema import PolicyFile
+from tritonsched.core import scheduler
 from tritonsched.core.policies.kernels import obstacle
 from tritonsched.errors import ConfigError, CudaFault, TritonschedError
 
@@ -72,7 +73,7 @@ def doctor(
 ) -> None:
     """Look for what keeps a sidecar from working well on this machine."""
     findings = [shared_memory(SHM), open_files(), clock(), embedded_numpy(triton_env), gpu_memory()]
-    findings.append(look_ahead())
+    findings += [look_ahead(), machine_code()]
     servers = {} if triton_grpc is None else {"": triton_grpc}
     if policy is not None:
         servers |= {name: server.grpc for name, server in _policy(policy).servers.items()}
@@ -124,6 +125,13 @@ def look_ahead() -> Finding:
         text = f"rule 'lookahead' chooses as 'lite': {why}"
         return Finding("look-ahead", Health.ADVICE, text)
     return Finding("look-ahead", Health.GOOD, "compiled by numba")
+
+
+def machine_code() -> Finding:
+    """Whether the core and the data path are compiled; they are the same either way."""
+    if str(scheduler.__file__).endswith(".so"):
+        return Finding("core and data path", Health.GOOD, "compiled by mypyc")
+    return Finding("core and data path", Health.GOOD, "Python; a compiled build costs less CPU")
 
 
 def embedded_numpy(environment: Path) -> Finding:

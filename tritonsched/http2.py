@@ -1,4 +1,4 @@
-"""HTTP/2 on an asyncio.BufferedProtocol: bytes to events of streams and back. Rule: the only
+"""HTTP/2 as an asyncio.BufferedProtocol: bytes to events of streams and back. Rule: the only
 importer of ngh2.
 
 libnghttp2 (package ngh2, sans-I/O, MIT) does framing, HPACK, flow control and most limits against
@@ -64,8 +64,11 @@ _GOAWAY = bytes((0, 0, 8, 7, 0, 0, 0, 0, 0))  # a frame without debug data (RFC 
 _LAST_STREAM = bytes((0x7F, 0xFF, 0xFF, 0xFF))
 
 
-class Http2Protocol(asyncio.BufferedProtocol):
+class Http2Protocol:
     """One connection; subclasses hear what its streams say by the `on_…` methods.
+
+    It has a BufferedProtocol's methods and not its name: a compiled class (mypyc) has no base
+    that is not. uvloop asks for the methods; asyncio's own loop calls `data_received`.
 
     role: which end we are. streams_max: what the other end may open at once. stream_window_bytes:
     what it may send on a stream before `taken` says more; by default all is taken as it comes.
@@ -123,6 +126,9 @@ class Http2Protocol(asyncio.BufferedProtocol):
         self.gone.set()
         self._moved.set()
         self.on_lost(exc)
+
+    def eof_received(self) -> None:
+        """Who says no more is not answered any more, either."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 from tritonsched.errors import RegionFault, TritonschedError, TritonUnavailable
 
@@ -250,7 +250,7 @@ class DevicePlace:
 
     address: int
     byte_size: int
-    owner: object
+    owner: Any
 
     def __len__(self) -> int:
         return self.byte_size

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from tritonsched.core import scheduler
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -104,6 +106,7 @@ def machine() -> dict[str, Any]:
         "commit": described.stdout.strip(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
+        "compiled": str(scheduler.__file__).endswith(".so"),
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -78,7 +78,7 @@ def test_what_the_sidecars_image_starts_is_in_the_environment_it_copies(sidecar_
 def test_both_stages_of_the_sidecar_stand_on_the_same_python() -> None:
     """The environment's interpreter is a link into the base image."""
     bases = [step.text.partition(" ")[0] for step in instructions(SIDECAR) if step.word == "FROM"]
-    assert bases == ["python:3.11-slim-bookworm"] * 2
+    assert bases == ["python:3.11-bookworm", "python:3.11-slim-bookworm"]
 
 
 def test_the_triton_images_build_stage_makes_the_emulated_gpu_and_the_weights(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import ngh2
 import pytest
@@ -88,7 +89,7 @@ class Peer:
 async def peer() -> AsyncIterator[Peer]:
     made = Peer()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _PeerConnection(made), "127.0.0.1", 0
+        lambda: cast("Any", _PeerConnection(made)), "127.0.0.1", 0
     )
     made.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
@@ -118,7 +119,7 @@ class Client(Http2Protocol):
 @contextlib.asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Client]:
     loop = asyncio.get_running_loop()
-    _, client = await loop.create_connection(Client, "127.0.0.1", port)
+    _, client = await loop.create_connection(lambda: cast("Any", Client()), "127.0.0.1", port)
     try:
         yield client
     finally:

@@ -14,7 +14,7 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
@@ -260,7 +260,7 @@ class H2Upstream:
         try:
             async with asyncio.timeout(DIAL_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self), host.strip("[]"), int(port)
+                    lambda: cast("Any", _Connection(self)), host.strip("[]"), int(port)
                 )
         except (OSError, TimeoutError):
             pass

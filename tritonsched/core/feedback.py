@@ -227,7 +227,7 @@ def _why(knob: str, sample: Sample) -> str:
     return text
 
 
-def _typed(knob: str, value: float) -> float:
+def _typed(knob: str, value: float) -> int | float:
     return round(value, 4) if knob == "safety" else round(value)
 
 

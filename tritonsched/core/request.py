@@ -74,13 +74,13 @@ class Utility:
 
     def value_at(self, share: float) -> float:
         """The value when that share of the time has gone."""
-        before = self.points[0]
-        for point in self.points:
-            if share < point[0]:
-                part = (share - before[0]) / (point[0] - before[0]) if point is not before else 0
-                return before[1] + max(0.0, part) * (point[1] - before[1])
-            before = point
-        return before[1]
+        start, value = self.points[0]
+        for end, worth in self.points:
+            if share < end:
+                part = (share - start) / (end - start) if end > start else 0.0
+                return value + max(0.0, part) * (worth - value)
+            start, value = end, worth
+        return value
 
 
 @dataclass(frozen=True, slots=True)

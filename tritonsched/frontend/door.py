@@ -37,7 +37,7 @@ async def listen(
     """
 
     def knock() -> asyncio.BaseProtocol:
-        return make() if tls is None else Knock(make, gate, tls)
+        return _as_protocol(make()) if tls is None else Knock(make, gate, tls)
 
     loop = asyncio.get_running_loop()
     try:
@@ -47,6 +47,10 @@ async def listen(
             f"{name} port {host}:{port}: {error.strerror}; choose another with "
             f"--{name.lower()}-port"
         ) from error
+
+
+def _as_protocol(speaker: Speaker) -> asyncio.BaseProtocol:
+    return cast("asyncio.BaseProtocol", speaker)  # by its methods
 
 
 class Knock(asyncio.Protocol):
@@ -97,7 +101,7 @@ class Knock(asyncio.Protocol):
             transport.abort()
             return
         protocol = self._make()
-        made.set_protocol(protocol)
+        made.set_protocol(_as_protocol(protocol))
         protocol.connection_made(made)
         for data in self._early:
             protocol.data_received(data)

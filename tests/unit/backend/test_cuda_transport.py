@@ -144,7 +144,7 @@ def place_of(stage: CudaStage, data: bytes) -> DevicePlace:
 
 def done_with(*places: DevicePlace) -> None:
     for place in places:
-        place.owner()  # type: ignore[operator]  # `close` of place_of
+        place.owner()  # `close` of place_of
 
 
 async def test_what_lies_on_the_gpu_stays_there(stage: CudaStage) -> None:
