@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tritonsched.core import scheduler
+from tritonsched.doctor import is_compiled
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,7 +106,7 @@ def machine() -> dict[str, Any]:
         "commit": described.stdout.strip(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "compiled": str(scheduler.__file__).endswith(".so"),
+        "compiled": is_compiled(),
         "load": round(os.getloadavg()[0], 1),
     }
 

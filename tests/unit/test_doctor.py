@@ -21,6 +21,7 @@ from tritonsched.backend.cuda import Cuda
 from tritonsched.backend.cuda_check import answer
 from tritonsched.backend.scripted_cuda import ScriptedCuda
 from tritonsched.cli import app
+from tritonsched.core import scheduler
 from tritonsched.doctor import (
     Finding,
     Health,
@@ -126,6 +127,12 @@ def test_a_triton_that_is_away_is_broken_and_ends_with_1(tmp_path: Path) -> None
     last = json.loads(result.stdout)[-1]
     assert (last["check"], last["health"]) == ("Triton", "broken")
     assert "broken  Triton: " in CliRunner().invoke(app, arguments).stdout
+
+
+def test_it_says_whether_this_is_a_compiled_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.machine_code().text.startswith("Python")
+    monkeypatch.setattr(scheduler, "__file__", "scheduler.cpython-311-x86_64-linux-gnu.so")
+    assert doctor.machine_code() == Finding("core and data path", Health.GOOD, "compiled by mypyc")
 
 
 def test_a_look_ahead_that_is_not_compiled_is_advice(monkeypatch: pytest.MonkeyPatch) -> None:
