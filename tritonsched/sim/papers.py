@@ -128,17 +128,20 @@ def cikm_exec_ns(gpu: str, model: str) -> ExecNs:
 
 
 def cikm_queries(
-    rate: float, *, duration_ns: int, seed: int
+    rate: float, *, duration_ns: int, seed: int, step_ns: int = 1
 ) -> Iterator[tuple[int, Request | None]]:
     """When each query reaches the server, in order, and the request; None: its hard deadline has
-    passed by then. Poisson at `rate` a second; deadlines run from when it was made.
+    passed by then. Poisson at `rate` a second; deadlines run from when it was made. Those of a step
+    come together at its start, as in the paper's simulator (10 ms).
     """
     dice = random.Random(f"{seed}/cikm")  # noqa: S311  # a simulator's dice
     made: list[tuple[int, int]] = []
     now = 0.0
     while (now := now + dice.expovariate(rate)) * S < duration_ns:
         upstream_s = CIKM_UPSTREAM_S * dice.paretovariate(CIKM_PARETO)
-        made.append((round((now + upstream_s) * S), round(now * S)))
+        made_ns, arrival_ns = round(now * S), round((now + upstream_s) * S)
+        early_ns = arrival_ns % step_ns
+        made.append((arrival_ns - early_ns, made_ns - early_ns))
     for number, (arrival_ns, made_ns) in enumerate(sorted(made), 1):
         deadline_ns = made_ns + CIKM_HARD_NS
         if arrival_ns >= deadline_ns:
