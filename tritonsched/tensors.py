@@ -1,6 +1,7 @@
 """Wire-neutral nouns: what a call carries and what an answer is. Rule: views, not copies.
 
-Frontends make an InferCall from bytes and bytes from an answer; the backend sees a BatchCall.
+Frontends make an InferCall from bytes and bytes from an answer; the backend sees a BatchCall
+(backend/batch_call.py).
 Nothing here knows HTTP, protobuf or asyncio. Tensor data is row-major as the KServe v2 protocol
 has it; BYTES tensors are 4-byte little-endian length + bytes, element after element.
 """
@@ -9,9 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, cast
 
-from tritonsched.errors import RegionFault, TritonschedError, TritonUnavailable
+from tritonsched.errors import TritonschedError, TritonUnavailable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -93,6 +93,22 @@ class Tensor:
     ref: ShmRef | None = None
     pieces: Pieces | None = None
 
+    def __init__(  # noqa: PLR0917
+        self,
+        name: str,
+        datatype: str,
+        shape: tuple[int, ...],
+        data: Buffer,
+        ref: ShmRef | None = None,
+        pieces: Pieces | None = None,
+    ) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.data = data
+        self.ref = ref
+        self.pieces = pieces
+
     @property
     def byte_size(self) -> int:
         """Of its bytes, wherever they are."""
@@ -115,8 +131,21 @@ class DeadlineHints:
     timeout_us: int | None = None
     envoy_ms: str | None = None
 
+    def __init__(
+        self,
+        grpc_remaining_ns: int | None = None,
+        header_ms: str | None = None,
+        timeout_us: int | None = None,
+        envoy_ms: str | None = None,
+    ) -> None:
+        self.grpc_remaining_ns = grpc_remaining_ns
+        self.header_ms = header_ms
+        self.timeout_us = timeout_us
+        self.envoy_ms = envoy_ms
+
 
 _NO_HINTS = DeadlineHints()
+_NO_PARAMETERS: Mapping[str, ParameterValue] = MappingProxyType({})
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
@@ -147,7 +176,7 @@ class InferCall:
     path: str = ""
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[str, ...] = ()
-    parameters: Mapping[str, ParameterValue] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: Mapping[str, ParameterValue] = field(default_factory=lambda: _NO_PARAMETERS)
     lone_reason: str = ""
     hints: DeadlineHints = _NO_HINTS
     slo: str | None = None
@@ -157,6 +186,50 @@ class InferCall:
     reservation: str | None = None
     tenant: str | None = None
     server: str = ""  # which of several is to answer it; empty: any
+
+    def __init__(  # noqa: PLR0917
+        self,
+        wire: Wire,
+        model: str,
+        version: str,
+        id: str,  # noqa: A002
+        received_ns: int,
+        raw: Buffer | Pieces,
+        headers: tuple[tuple[str, str | bytes], ...] = (),
+        path: str = "",
+        inputs: tuple[Tensor, ...] = (),
+        outputs: tuple[str, ...] = (),
+        parameters: Mapping[str, ParameterValue] = _NO_PARAMETERS,
+        lone_reason: str = "",
+        hints: DeadlineHints = _NO_HINTS,
+        slo: str | None = None,
+        explain: bool = False,
+        form: bytes | None = None,
+        output_refs: tuple[tuple[str, ShmRef], ...] = (),
+        reservation: str | None = None,
+        tenant: str | None = None,
+        server: str = "",
+    ) -> None:
+        self.wire = wire
+        self.model = model
+        self.version = version
+        self.id = id
+        self.received_ns = received_ns
+        self.raw = raw
+        self.headers = headers
+        self.path = path
+        self.inputs = inputs
+        self.outputs = outputs
+        self.parameters = parameters
+        self.lone_reason = lone_reason
+        self.hints = hints
+        self.slo = slo
+        self.explain = explain
+        self.form = form
+        self.output_refs = output_refs
+        self.reservation = reservation
+        self.tenant = tenant
+        self.server = server
 
     @property
     def refs(self) -> tuple[ShmRef, ...]:
@@ -209,6 +282,20 @@ class MergedReply:
     explain: Explain | None = None
     variant: str = ""
 
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        outputs: tuple[Tensor, ...],
+        explain: Explain | None = None,
+        variant: str = "",
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.outputs = outputs
+        self.explain = explain
+        self.variant = variant
+
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one
 class HttpReply:
@@ -232,6 +319,22 @@ class GrpcReply:
     trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
     explain: Explain | None = None
 
+    def __init__(  # noqa: PLR0917
+        self,
+        code: str,
+        details: str,
+        message: Buffer,
+        initial_metadata: tuple[tuple[str, str | bytes], ...] = (),
+        trailing_metadata: tuple[tuple[str, str | bytes], ...] = (),
+        explain: Explain | None = None,
+    ) -> None:
+        self.code = code
+        self.details = details
+        self.message = message
+        self.initial_metadata = initial_metadata
+        self.trailing_metadata = trailing_metadata
+        self.explain = explain
+
 
 RawReply = HttpReply | GrpcReply
 Answer = MergedReply | HttpReply | GrpcReply
@@ -244,80 +347,5 @@ Cancel = Callable[[], object]
 """The caller has left: what it waits for is dropped, and its `Done` hears nothing any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class DevicePlace:
-    """Bytes in a GPU's memory. address: CUDA's; owner: what keeps it valid while it is used."""
-
-    address: int
-    byte_size: int
-    owner: Any
-
-    def __len__(self) -> int:
-        return self.byte_size
-
-
-Part = Buffer | DevicePlace
-
-
-def unreachable() -> RegionFault:
-    """The batch needs a GPU's memory and does not go there."""
-    return RegionFault("a client's CUDA region cannot be reached from where the batch goes")
-
-
-@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
-class BatchInput:
-    """One input of a batch, in parts that stand one after the other along dimension 0."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    parts: tuple[Part, ...]
-
-    def joined(self) -> bytes:
-        """All its bytes. Raises RegionFault if some of them lie on a GPU."""
-        try:
-            return b"".join(cast("tuple[Buffer, ...]", self.parts))
-        except TypeError as error:  # dearer to look for beforehand, in every part of every batch
-            raise unreachable() from error
-
-
-@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
-class BatchOutput:
-    """One output asked for. row_bytes: bytes of one row if the model fixes it, else None.
-
-    places: where parts of it are to be written on a GPU, by the byte they begin at.
-    """
-
-    name: str
-    row_bytes: int | None
-    places: tuple[tuple[int, DevicePlace], ...] = ()
-
-
-@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
-class BatchCall:
-    """A merged call as the backend sends it. device: the scheduler's, empty if none is meant."""
-
-    id: int
-    model: str
-    version: str
-    rows: int
-    inputs: tuple[BatchInput, ...]
-    outputs: tuple[BatchOutput, ...]
-    parameters: Mapping[str, ParameterValue]
-    device: str = ""
-
-
-@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
-class BatchReply:
-    """A merged answer. Its tensors may lie in shared memory: call `release` once, after reading."""
-
-    model: str
-    version: str
-    outputs: tuple[Tensor, ...]
-    release: Callable[[], None]
-
-
-BatchDone = Callable[[BatchReply | TritonschedError], None]
-"""Hears how a batch ended, once: BackendError, MalformedAnswer and TritonUnavailable are errors."""
 GrpcDone = Callable[[GrpcReply | TritonUnavailable], None]
 """Hears how a raw call ended, once: any status is a reply; an error is that nobody answered."""

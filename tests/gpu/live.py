@@ -18,13 +18,13 @@ import numpy as np
 
 from tests.gpu.repository import Net
 from tests.integration.sidecars import serve_process
+from tritonsched.backend.batch_call import BatchCall, BatchInput, BatchOutput, BatchReply
 from tritonsched.backend.cuda_region import Transport
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.backend.triton import TritonBackend
 from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import TritonschedError
-from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, BatchReply
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 4  # batches in flight while answers are compared

@@ -25,6 +25,7 @@ from tests.unit.backend.contract import (
     row,
 )
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall, BatchInput, BatchOutput
 from tritonsched.backend.embedded import EmbeddedTriton
 from tritonsched.backend.prepare import emulated_model_config, write_emulated_model
 from tritonsched.backend.scripted_cuda import ScriptedCuda
@@ -34,7 +35,7 @@ from tritonsched.backend.upstream_h2 import H2Upstream
 from tritonsched.backend.upstream_http import HttpUpstream
 from tritonsched.errors import TritonUnavailable
 from tritonsched.proxy.assembly import row_bytes
-from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, GrpcReply, Wire
+from tritonsched.tensors import GrpcReply, Wire
 
 POOL_BYTES = 8 * 1024 * 1024
 ROW_FLOATS = 3072  # 12 KB

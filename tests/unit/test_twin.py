@@ -18,6 +18,7 @@ from tests.helpers import MS, S
 from tests.unit.proxy.calls import call, tensor
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched import errors
+from tritonsched.backend.batch_call import BatchCall, BatchDone, BatchReply
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.backend.scripted import canned, identity
 from tritonsched.core.batch import Batch, Decision, Dispatch, summary
@@ -34,7 +35,7 @@ from tritonsched.sim.arrivals import constant, gamma, periodic, poisson
 from tritonsched.sim.engine import Line, Simulation
 from tritonsched.sim.workload import Stream, Workload
 from tritonsched.sim.world import Fate, Faults, SimModel, World, affine
-from tritonsched.tensors import BatchCall, BatchDone, BatchReply, GrpcReply, InferCall, RawReply
+from tritonsched.tensors import GrpcReply, InferCall, RawReply
 
 SEEDS = range(60)
 DURATION_NS = 250 * MS

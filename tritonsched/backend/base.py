@@ -10,16 +10,9 @@ from typing import Any, Protocol
 
 import grpc.aio
 
+from tritonsched.backend.batch_call import BatchCall, BatchDone
 from tritonsched.backend.catalogue import ModelInfo
-from tritonsched.tensors import (
-    BatchCall,
-    BatchDone,
-    Buffer,
-    GrpcDone,
-    GrpcReply,
-    InferCall,
-    RawReply,
-)
+from tritonsched.tensors import Buffer, GrpcDone, GrpcReply, InferCall, RawReply
 
 
 class Backend(Protocol):

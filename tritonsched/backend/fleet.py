@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, TypeVar
 
+from tritonsched.backend.batch_call import BatchCall, BatchDone
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Index
 from tritonsched.backend.cuda_region import CudaRegions
 from tritonsched.backend.triton import TritonBackend
 from tritonsched.errors import TritonUnavailable
-from tritonsched.tensors import BatchCall, BatchDone, InferCall, RawReply
+from tritonsched.tensors import InferCall, RawReply
 
 SEPARATOR = "/"
 REGISTRATIONS_MAX = 1024  # regions that a server is told of when it comes up

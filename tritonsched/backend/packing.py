@@ -7,24 +7,23 @@ keeps on a GPU is moved from device to device.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from typing import cast
 
 from tritonsched.backend import wire
+from tritonsched.backend.batch_call import (
+    BatchCall,
+    BatchInput,
+    BatchOutput,
+    DevicePlace,
+    unreachable,
+)
 from tritonsched.backend.cuda_memory import CudaPool, Move, Run
 from tritonsched.backend.leases import ALIGN, Lease, aligned
 from tritonsched.backend.shared_memory import SharedMemoryPool
 from tritonsched.errors import RegionFault
-from tritonsched.tensors import (
-    BatchCall,
-    BatchInput,
-    BatchOutput,
-    Buffer,
-    DevicePlace,
-    unreachable,
-)
+from tritonsched.tensors import Buffer
 
 MARK_BYTES = 8  # an output that ends in these by chance: once in 2^64 batches
 FORMS_MAX = 1024  # of batches, by their tensors' sizes
@@ -33,7 +32,6 @@ Pool = SharedMemoryPool | CudaPool
 Places = tuple[tuple[int, int], ...]
 
 
-@dataclass(slots=True)
 class Attempt:
     """One sending of a batch: the pieces of memory that its message points to.
 
@@ -43,18 +41,24 @@ class Attempt:
     answered. is_known_done: Triton has answered. cuda: the pool, if it is a GPU's.
     """
 
-    pool: Pool | None = None
-    inputs_at: Places = ()
-    outputs_at: Places = ()
-    inputs: Lease | None = None
-    outputs: Lease | None = None
-    shared: dict[str, memoryview] = field(default_factory=dict)
-    runs: list[Run] = field(default_factory=list)
-    moves: list[Move] = field(default_factory=list)
-    back_runs: list[Run] = field(default_factory=list)
-    back_moves: list[Move] = field(default_factory=list)
-    is_known_done: bool = False
-    cuda: CudaPool | None = None
+    __slots__ = (
+        "back_moves", "back_runs", "cuda", "inputs", "inputs_at", "is_known_done", "moves",
+        "outputs", "outputs_at", "pool", "runs", "shared",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
+        self.inputs_at: Places = ()
+        self.outputs_at: Places = ()
+        self.inputs: Lease | None = None
+        self.outputs: Lease | None = None
+        self.shared: dict[str, memoryview] = {}
+        self.runs: list[Run] = []
+        self.moves: list[Move] = []
+        self.back_runs: list[Run] = []
+        self.back_moves: list[Move] = []
+        self.is_known_done = False
+        self.cuda: CudaPool | None = None
 
     def release_inputs(self) -> None:
         """Once: Triton is done with them."""

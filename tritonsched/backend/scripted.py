@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from tritonsched.backend.batch_call import BatchCall, BatchDone, BatchReply
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.errors import (
     BackendError,
@@ -20,17 +21,7 @@ from tritonsched.errors import (
     TritonschedError,
     TritonUnavailable,
 )
-from tritonsched.tensors import (
-    BatchCall,
-    BatchDone,
-    BatchReply,
-    GrpcReply,
-    HttpReply,
-    InferCall,
-    RawReply,
-    Tensor,
-    Wire,
-)
+from tritonsched.tensors import GrpcReply, HttpReply, InferCall, RawReply, Tensor, Wire
 
 Compute = Callable[[BatchCall], tuple[Tensor, ...]]
 Canned = Callable[[InferCall], RawReply]

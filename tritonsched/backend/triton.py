@@ -15,6 +15,7 @@ from typing import Literal
 
 from tritonsched.backend import wire
 from tritonsched.backend.base import GrpcCalls
+from tritonsched.backend.batch_call import BatchCall, BatchDone, BatchReply
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import RTT_SAMPLES, Control, Index
 from tritonsched.backend.cuda import Cuda, load
@@ -31,16 +32,7 @@ from tritonsched.errors import (
     TritonschedError,
     TritonUnavailable,
 )
-from tritonsched.tensors import (
-    BatchCall,
-    BatchDone,
-    BatchReply,
-    GrpcReply,
-    InferCall,
-    Pieces,
-    RawReply,
-    Wire,
-)
+from tritonsched.tensors import GrpcReply, InferCall, Pieces, RawReply, Wire
 
 _INFER = f"{SERVICE}ModelInfer"
 _REGION_GONE = "unable to find shared memory region"

@@ -15,15 +15,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
+from tritonsched.backend.batch_call import BatchCall, BatchInput
 from tritonsched.errors import MalformedAnswer
-from tritonsched.tensors import (
-    BatchCall,
-    BatchInput,
-    Buffer,
-    ParameterValue,
-    Tensor,
-    byte_size,
-)
+from tritonsched.tensors import Buffer, ParameterValue, Tensor, byte_size
 
 ANSWERS_MAX = 1024  # remembered
 ANSWER_BYTES_MAX = 4096  # longer ones are read each time

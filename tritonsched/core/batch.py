@@ -35,6 +35,32 @@ class Batch:
     worth: float = 1.0
     server: str = ""
 
+    def __init__(  # noqa: PLR0917
+        self,
+        id: int,  # noqa: A002
+        model: str,
+        device: str,
+        requests: tuple[Request, ...],
+        rows: int,
+        dispatch_ns: int,
+        expected_start_ns: int,
+        expected_ns: int,
+        probe: bool = False,
+        worth: float = 1.0,
+        server: str = "",
+    ) -> None:
+        self.id = id
+        self.model = model
+        self.device = device
+        self.requests = requests
+        self.rows = rows
+        self.dispatch_ns = dispatch_ns
+        self.expected_start_ns = expected_start_ns
+        self.expected_ns = expected_ns
+        self.probe = probe
+        self.worth = worth
+        self.server = server
+
     @property
     def expected_end_ns(self) -> int:
         return self.expected_start_ns + self.expected_ns
@@ -44,7 +70,7 @@ class Batch:
         return abs(measured_ns - self.expected_ns) / max(1, measured_ns, self.expected_ns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as `Batch`
 class Completion:
     """A batch came back.
 
@@ -63,6 +89,24 @@ class Completion:
     failed: frozenset[int] = frozenset()
     sent_ns: int | None = None
     returned_ns: int | None = None
+
+    def __init__(  # noqa: PLR0917
+        self,
+        batch_id: int,
+        ok: bool = True,
+        retried: bool = False,
+        ended: frozenset[int] = frozenset(),
+        failed: frozenset[int] = frozenset(),
+        sent_ns: int | None = None,
+        returned_ns: int | None = None,
+    ) -> None:
+        self.batch_id = batch_id
+        self.ok = ok
+        self.retried = retried
+        self.ended = ended
+        self.failed = failed
+        self.sent_ns = sent_ns
+        self.returned_ns = returned_ns
 
     @classmethod
     def lost(cls, batch: Batch, moved: Collection[Request]) -> "Completion":
@@ -95,11 +139,14 @@ class Completion:
         return Outcome.SERVED if now <= request.deadline_ns else Outcome.LATE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as `Batch`
 class Dispatch:
     """Send this batch now."""
 
     batch: Batch
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class SchedulerView(Protocol):
         """Most rows a batch of the model may have now, >= 1. Variants as with `safe_ns`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as `Request`
 class Choice:
     """Dispatch these members of one queue as one batch.
 
@@ -57,6 +57,18 @@ class Choice:
     requests: tuple[Request, ...]
     variant: str = ""
     adapts: bool = False
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        requests: tuple[Request, ...],
+        variant: str = "",
+        adapts: bool = False,
+    ) -> None:
+        self.queue = queue
+        self.requests = requests
+        self.variant = variant
+        self.adapts = adapts
 
     @property
     def runs(self) -> str:

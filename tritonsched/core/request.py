@@ -179,7 +179,45 @@ class Request:
     has_deadline: bool = field(init=False, repr=False, compare=False)
     due_ns: int = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        id: int,  # noqa: A002
+        model: str,
+        slo: str,
+        signature: int,
+        rows: int,
+        arrival_ns: int,
+        deadline_ns: int = NEVER_NS,
+        weight: float = 1.0,
+        alone: bool = False,
+        retry: bool = False,
+        reservation: int = 0,
+        version: str = "",
+        utility: Utility | None = None,
+        tenant: str = "",
+        boost: float = 1.0,
+        server: str = "",
+        patience_ns: int = PATIENCE_NS,
+        apart: bool = False,
+    ) -> None:
+        self.id = id
+        self.model = model
+        self.slo = slo
+        self.signature = signature
+        self.rows = rows
+        self.arrival_ns = arrival_ns
+        self.deadline_ns = deadline_ns
+        self.weight = weight
+        self.alone = alone
+        self.retry = retry
+        self.reservation = reservation
+        self.version = version
+        self.utility = utility
+        self.tenant = tenant
+        self.boost = boost
+        self.server = server
+        self.patience_ns = patience_ns
+        self.apart = apart
         if self.rows < 1:
             raise ValueError(f"request {self.id}: {self.rows} rows; at least 1 is needed")
         if not self.weight > 0:

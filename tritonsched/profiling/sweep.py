@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall, BatchInput, BatchOutput, BatchReply
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.control import Index
 from tritonsched.backend.embedded_env import PROOF_MODEL
@@ -20,15 +21,7 @@ from tritonsched.config.profile_file import MODELS_MAX, POINTS_MAX, ModelTimes, 
 from tritonsched.errors import BackendError, TritonschedError
 from tritonsched.profiling.stable import Samples
 from tritonsched.proxy.assembly import row_bytes
-from tritonsched.tensors import (
-    BatchCall,
-    BatchInput,
-    BatchOutput,
-    BatchReply,
-    GrpcReply,
-    InferCall,
-    Wire,
-)
+from tritonsched.tensors import GrpcReply, InferCall, Wire
 
 SETS = 4  # of inputs a batch size, taken in turn
 UNORDERED = {"sequence", "decoupled"}

@@ -54,7 +54,7 @@ class Again:
     def _submit(self, request: Request, lone: str, now: int) -> None:
         job = self._pending.get(request.id)
         if job is not None:  # if its client has just left, nobody waits for it
-            self._pending[request.id] = replace(job, request=request, lone=lone or job.lone)
+            self._pending[request.id] = job.again(request, lone)
             self._scheduler.submit(request, now)
 
 

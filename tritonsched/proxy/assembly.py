@@ -11,25 +11,21 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from tritonsched.backend.batch_call import (
+    BatchCall,
+    BatchInput,
+    BatchOutput,
+    BatchReply,
+    DevicePlace,
+    Part,
+)
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import Batch
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.client_cuda import CudaClientRegion
 from tritonsched.proxy.families import VERSION
 from tritonsched.proxy.named import of_the_model
-from tritonsched.tensors import (
-    Answer,
-    BatchCall,
-    BatchInput,
-    BatchOutput,
-    BatchReply,
-    DevicePlace,
-    MergedReply,
-    Part,
-    ShmRef,
-    Tensor,
-    byte_size,
-)
+from tritonsched.tensors import Answer, MergedReply, ShmRef, Tensor, byte_size
 
 if TYPE_CHECKING:
     from tritonsched.proxy.job import Job

@@ -7,10 +7,11 @@ answer is heard of. A batch that does not go to a GPU cannot use it: such calls 
 
 from collections.abc import Callable, Iterable
 
+from tritonsched.backend.batch_call import DevicePlace
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.backend.cuda_clients import ClientMemory
 from tritonsched.errors import RegionFault
-from tritonsched.tensors import Buffer, DevicePlace, ShmRef, byte_size
+from tritonsched.tensors import Buffer, ShmRef, byte_size
 
 HasPool = Callable[[str], bool]
 

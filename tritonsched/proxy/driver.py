@@ -19,6 +19,7 @@ from typing import Any, assert_never
 
 from tritonsched import errors
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchReply
 from tritonsched.backend.catalogue import ModelInfo
 from tritonsched.core.batch import (
     Batch,
@@ -46,7 +47,7 @@ from tritonsched.proxy.judging import judged
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.streaming import Holds
 from tritonsched.proxy.timer import Timer
-from tritonsched.tensors import Answer, BatchReply, Cancel, Done
+from tritonsched.tensors import Answer, Cancel, Done
 
 Listener = Callable[[int, Sequence[Decision]], None]
 

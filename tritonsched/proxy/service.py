@@ -23,14 +23,14 @@ from tritonsched.errors import (
 )
 from tritonsched.proxy.answered import answered
 from tritonsched.proxy.asked import asked_of, cut_name
-from tritonsched.proxy.client_regions import ClientRegions, Regions
+from tritonsched.proxy.client_regions import ClientRegions
 from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.endings import internal
 from tritonsched.proxy.families import Families
 from tritonsched.proxy.held import Held
 from tritonsched.proxy.homes import Homes
 from tritonsched.proxy.intake import Intake
-from tritonsched.proxy.job import Job
+from tritonsched.proxy.job import NO_REGIONS, Job
 from tritonsched.proxy.mergeable import Signatures, lone_reason
 from tritonsched.proxy.model_cache import ModelCache
 from tritonsched.proxy.recount import Recount
@@ -43,7 +43,6 @@ from tritonsched.proxy.wish import Wish, frame_of, reservation_of
 from tritonsched.tensors import Answer, Cancel, Done, InferCall, Send
 
 JUDGEMENTS_MAX = 1024  # (model, version, form) entries remembered
-_NO_REGIONS: Regions = {}
 _NO_NAMES: frozenset[str] = frozenset()
 _STRICT = ("triton_grpc_error", "true")  # metadata of a stream
 
@@ -163,7 +162,7 @@ class Proxy:
         """The way of a call like it."""
         try:
             request, clipped = self._intake.request_on(route.terms, call)
-            job = Job(call, route.info, request, "", clipped, _NO_REGIONS)
+            job = Job(call, route.info, request, clipped=clipped)
             return self._driver.submit(job, done)
         except TritonschedError as error:
             done(error)
@@ -287,7 +286,7 @@ class Proxy:
                 self.shield.require(Strict())
         if names:
             self.shield.guard.require_unused(names)
-        regions = self.regions.named(names) if names else _NO_REGIONS
+        regions = self.regions.named(names) if names else NO_REGIONS
         if refs and not lone:
             lone = self.regions.lone_reason(call, info, regions)
         key = sequence_of(call, info) if lone and send is None else None
@@ -300,7 +299,10 @@ class Proxy:
         request = as_served(asked, info, is_next=is_next)
         if request is asked and not lone:
             self._routes.learn(call, Route(info, terms))
-        return Job(call, info, request, lone, clipped, regions, send, key is not None)
+        return Job(
+            call, info, request, lone,
+            clipped=clipped, regions=regions, send=send, in_sequence=key is not None,
+        )  # fmt: skip
 
     def _required(self, call: InferCall, info: ModelInfo | None) -> frozenset[str]:
         """The regions of a call whose form was not read. Raises Shielded if it may not go on."""

@@ -12,19 +12,9 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall, BatchInput, BatchOutput, BatchReply
 from tritonsched.errors import BackendError, TritonschedError
-from tritonsched.tensors import (
-    BatchCall,
-    BatchInput,
-    BatchOutput,
-    BatchReply,
-    Buffer,
-    GrpcReply,
-    HttpReply,
-    InferCall,
-    Tensor,
-    Wire,
-)
+from tritonsched.tensors import Buffer, GrpcReply, HttpReply, InferCall, Tensor, Wire
 
 COLUMNS = 4
 ROW_BYTES = 4 * COLUMNS

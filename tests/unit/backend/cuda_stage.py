@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.backend.fake_triton import FakeGrpc, FakeHttp
+from tritonsched.backend.batch_call import BatchCall
 from tritonsched.backend.cuda import GRAIN_BYTES, Cuda
 from tritonsched.backend.scripted_cuda import Fault, ScriptedCuda
 from tritonsched.backend.triton import TritonBackend
 from tritonsched.errors import CudaFault
-from tritonsched.tensors import BatchCall
 
 POOL_BYTES = GRAIN_BYTES
 SYSTEM_BYTES = 64 * 1024

@@ -11,8 +11,8 @@ from tests.unit.backend.contract import ROW_BYTES, BackendContract, batch, execu
 from tests.unit.backend.cuda_stage import POOL_BYTES, CudaStage, on_gpu, staged
 from tests.unit.backend.fake_triton import region_of
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall, DevicePlace
 from tritonsched.errors import BackendError, RegionFault
-from tritonsched.tensors import BatchCall, DevicePlace
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from tests.unit.backend.contract import COLUMNS, BackendContract, batch, executed, lone_call, row
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.backend.scripted import (
     ScriptedBackend,
@@ -18,7 +19,7 @@ from tritonsched.backend.scripted import (
     ok,
 )
 from tritonsched.errors import BackendError, MalformedAnswer, TritonUnavailable
-from tritonsched.tensors import BatchCall, GrpcReply, HttpReply, InferCall, Tensor, Wire
+from tritonsched.tensors import GrpcReply, HttpReply, InferCall, Tensor, Wire
 
 MS = 1_000_000
 ECHO = ModelInfo(

@@ -19,9 +19,10 @@ from tests.unit.backend.contract import (
 from tests.unit.backend.fake_triton import Edit, offset_of
 from tritonsched.backend import packing
 from tritonsched.backend.base import Backend
+from tritonsched.backend.batch_call import BatchCall, BatchInput, BatchOutput
 from tritonsched.backend.leases import ALIGN
 from tritonsched.errors import MalformedAnswer, TritonUnavailable
-from tritonsched.tensors import BatchCall, BatchInput, BatchOutput, GrpcReply, HttpReply, Wire
+from tritonsched.tensors import GrpcReply, HttpReply, Wire
 
 
 class TestContractShared(BackendContract):

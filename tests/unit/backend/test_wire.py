@@ -7,8 +7,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from tritonsched.backend import wire
+from tritonsched.backend.batch_call import BatchCall, BatchOutput
 from tritonsched.errors import MalformedAnswer
-from tritonsched.tensors import BatchCall, BatchOutput
 
 MARK = b"12345678"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.profiling.profiles import SHA
+from tritonsched.backend.batch_call import BatchCall, BatchDone, BatchReply
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.backend.control import Index
 from tritonsched.backend.embedded_env import PROOF_MODEL
@@ -22,7 +23,7 @@ from tritonsched.profiling.sweep import (
     shapes_of,
     told,
 )
-from tritonsched.tensors import BatchCall, BatchDone, BatchReply, GrpcReply, InferCall, RawReply
+from tritonsched.tensors import GrpcReply, InferCall, RawReply
 
 MS = 1_000_000
 RTT_NS = 300_000

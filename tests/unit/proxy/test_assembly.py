@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.proxy.calls import ECHO, call, tensor
+from tritonsched.backend.batch_call import BatchReply
 from tritonsched.backend.catalogue import ModelInfo, TensorInfo
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Request
 from tritonsched.errors import MalformedAnswer
 from tritonsched.proxy.assembly import join, row_bytes, split
 from tritonsched.proxy.job import Job
-from tritonsched.tensors import BatchReply, InferCall, Pieces, Tensor
+from tritonsched.tensors import InferCall, Pieces, Tensor
 
 
 def job(number: int, made: InferCall, info: ModelInfo = ECHO) -> Job:

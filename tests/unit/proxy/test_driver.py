@@ -9,17 +9,10 @@ from tests.unit.proxy.calls import tensor
 from tests.unit.proxy.scene import DEVICE, EXEC_NS, Scene, data, ends, filled, virtual
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched import errors
+from tritonsched.backend.batch_call import BatchCall
 from tritonsched.backend.scripted import Step, fail, hang, lose, malformed, ok
 from tritonsched.proxy.streaming import HOLD_FACTOR
-from tritonsched.tensors import (
-    Answer,
-    BatchCall,
-    GrpcReply,
-    HttpReply,
-    InferCall,
-    Tensor,
-    Wire,
-)
+from tritonsched.tensors import Answer, GrpcReply, HttpReply, InferCall, Tensor, Wire
 
 # -- one batch --------------------------------------------------------------------------------
 

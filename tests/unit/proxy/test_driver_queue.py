@@ -9,6 +9,7 @@ from tests.unit.proxy.calls import ECHO, call
 from tests.unit.proxy.scene import EXEC_NS, Scene, data, ends, filled, virtual
 from tests.virtual_loop import VirtualLoop, run_virtual
 from tritonsched import errors
+from tritonsched.backend.batch_call import BatchCall
 from tritonsched.backend.scripted import ScriptedBackend, fail, hang, lose, ok
 from tritonsched.core.policies import POLICIES
 from tritonsched.core.request import RejectReason
@@ -20,7 +21,7 @@ from tritonsched.proxy.driver import Driver
 from tritonsched.proxy.job import Job
 from tritonsched.proxy.refusal import refusal_error
 from tritonsched.proxy.timer import LoopTimer
-from tritonsched.tensors import BatchCall, GrpcReply, Tensor
+from tritonsched.tensors import GrpcReply, Tensor
 
 # -- clients that leave -----------------------------------------------------------------------
 
