@@ -124,7 +124,7 @@ class Packer:
 
     def _share_inputs(self, attempt: Attempt, call: BatchCall, pool: Pool) -> bool:
         """Copy all inputs into one piece. False: one of them is empty, or there is no room."""
-        sizes = [sum(map(len, tensor.parts)) for tensor in call.inputs]
+        sizes = [sum([len(part) for part in tensor.parts]) for tensor in call.inputs]
         starts, total = _room(tuple(sizes))
         lease = self._lease(pool, sizes, total, least=1)  # Triton takes no empty tensor there
         if lease is None:
@@ -132,7 +132,7 @@ class Packer:
         attempt.pool, attempt.inputs = pool, lease
         cuda = attempt.cuda = pool if isinstance(pool, CudaPool) else None
         self.batches["system" if cuda is None else "cuda"] += 1
-        for tensor, start in zip(call.inputs, starts, strict=True):
+        for tensor, start in zip(call.inputs, starts):
             if cuda is not None:
                 _stage(attempt, tensor, lease, start, cuda)
             else:
@@ -149,7 +149,7 @@ class Packer:
             return False
         attempt.outputs = lease
         attempt.outputs_at = _places(lease, starts, sizes)
-        for output, size, start in zip(call.outputs, sizes, starts, strict=True):
+        for output, size, start in zip(call.outputs, sizes, starts):
             place = lease.view[start : start + size]
             place[-MARK_BYTES:] = self._mark
             attempt.shared[output.name] = place
@@ -177,7 +177,7 @@ def _room(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
 
 def _places(lease: Lease, starts: tuple[int, ...], sizes: list[int]) -> Places:
     base = lease.offset
-    return tuple([(base + start, size) for start, size in zip(starts, sizes, strict=True)])
+    return tuple([(base + start, size) for start, size in zip(starts, sizes)])
 
 
 def _message(call: BatchCall, attempt: Attempt) -> bytes:

@@ -67,7 +67,9 @@ class Batch:
 
     def error_of(self, measured_ns: int) -> float:
         """How far its execution time was predicted off, as a share of the longer of the two."""
-        return abs(measured_ns - self.expected_ns) / max(1, measured_ns, self.expected_ns)
+        off_ns = measured_ns - self.expected_ns
+        longer_ns = max(measured_ns, self.expected_ns)
+        return max(off_ns, -off_ns) / max(1, longer_ns)
 
 
 @dataclass(slots=True, unsafe_hash=True)  # as `Batch`

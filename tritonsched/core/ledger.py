@@ -7,6 +7,8 @@ is tried again alone has no outcome yet, so each request is counted exactly once
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from mypy_extensions import mypyc_attr
+
 from tritonsched.core.batch import Batch
 from tritonsched.core.observers import Observer
 from tritonsched.core.request import Outcome, Request
@@ -32,6 +34,7 @@ class Worths:
         return self._less.pop(request.id, 1.0) if self._less else 1.0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Ledger(Observer):
     """Counts of outcomes by class and by tenant, and the utility they earned. Memory: O(names)."""
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from tritonsched.core.batch import Batch
 from tritonsched.core.request import Outcome, Request
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Observer:
     """Hooks of the scheduler; they must not raise and must not call back. What an observer does not
     define is never called.

@@ -40,7 +40,7 @@ def encode_framed(reply: MergedReply, call: InferCall) -> bytes:
     key = (reply.model, reply.version, reply.variant, len(raw_id), *tensors)
     start, gaps, end = _forms.get(key) or _remember_form(key, reply, len(raw_id))
     parts: list[Buffer] = [start, raw_id, end]
-    for gap, tensor in zip(gaps, outputs, strict=True):
+    for gap, tensor in zip(gaps, outputs):
         parts += (gap, tensor.data)
     return b"".join(parts)
 

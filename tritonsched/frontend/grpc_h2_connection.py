@@ -27,6 +27,7 @@ from tritonsched.frontend.gate import (
 )
 from tritonsched.frontend.grpc_framing import (
     Cutter,
+    Head,
     framed,
 )
 from tritonsched.frontend.grpc_h2_answer import (
@@ -64,6 +65,7 @@ class Connection(Http2Protocol):
         )
         self._shared = shared
         self._calls: dict[int, Call] = {}
+        self._head: Head | None = None  # of its last call
         self._unheard_bytes = 0
         self._answered_bytes = 0  # since it was seen how many of them wait
         self._made_ns = time.monotonic_ns()
@@ -77,7 +79,10 @@ class Connection(Http2Protocol):
     # -- what the client says -------------------------------------------------------------------
 
     def on_headers(self, stream_id: int, headers: Headers, *, end: bool) -> None:
-        head, timeout_ns = self._shared.head_of(headers)
+        head, timeout_ns = self._head, None
+        if head is None or headers != head.said:  # most calls of a client say the same
+            head, timeout_ns = self._shared.head_of(headers)
+            self._head = head
         call = self._calls[stream_id] = Call(head, time.monotonic_ns(), timeout_ns)
         call.is_heard = end
         if not head.is_grpc:

@@ -75,7 +75,7 @@ def decode(
             body[start:], metadata, received_ns=received_ns, remaining_ns=remaining_ns
         )
     raw = memoryview(body)[start:] if start else body
-    inputs = tuple([Tensor(*spec, d) for spec, d in zip(layout.head.specs, raws, strict=True)])
+    inputs = tuple([Tensor(*spec, d) for spec, d in zip(layout.head.specs, raws)])
     return call_like(
         layout,
         call_id,

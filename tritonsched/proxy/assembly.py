@@ -125,9 +125,10 @@ def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
     """
     rows = [job.request.rows for job in jobs]
     columns = [_split_tensor(tensor, rows) for tensor in reply.outputs]
-    shares: Iterable[tuple[Tensor, ...]] = (
-        zip(*columns, strict=True) if columns else [()] * len(jobs)
-    )
+    if len(columns) == 1:
+        shares: Iterable[tuple[Tensor, ...]] = [(tensor,) for tensor in columns[0]]
+    else:
+        shares = zip(*columns, strict=True) if columns else [()] * len(jobs)
     answers = [MergedReply(reply.model, reply.version, outputs) for outputs in shares]
     family = jobs[0].info
     if family.variants:  # clients get the name that they asked for, and are told who it was
@@ -164,10 +165,10 @@ def _split_tensor(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
         )
     cuts = _cuts(tensor, rows)
     view = memoryview(tensor.data)
-    tail = tensor.shape[1:]
+    name, datatype, tail = tensor.name, tensor.datatype, tensor.shape[1:]
     return [
-        Tensor(tensor.name, tensor.datatype, (count, *tail), bytes(view[start:end]))
-        for count, start, end in zip(rows, cuts, cuts[1:], strict=False)
+        Tensor(name, datatype, (count, *tail), bytes(view[cuts[index] : cuts[index + 1]]))
+        for index, count in enumerate(rows)
     ]
 
 
