@@ -19,19 +19,20 @@ from typing import cast
 import ngh2
 from ngh2 import Role
 from ngh2 import events as event
+from ngh2.events import (
+    DataReceived,
+    RequestReceived,
+    ResponseReceived,
+    StreamClosed,
+    TrailersReceived,
+)
 
 from tritonsched.read_buffer import BUFFER
 
 __all__ = [
-    "CANCEL",
-    "NO_ERROR",
-    "REFUSED_STREAM",
-    "Header",
-    "Headers",
-    "Http2Protocol",
-    "NoStream",
+    "CANCEL", "NO_ERROR", "REFUSED_STREAM", "Header", "Headers", "Http2Protocol", "NoStream",
     "Role",
-]
+]  # fmt: skip
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
@@ -158,19 +159,17 @@ class Http2Protocol:
 
     def _hear_all(self) -> None:
         for happened in self._engine.events():
-            if type(happened) is event.DataReceived:
+            if type(happened) is DataReceived:
                 data = happened.data
                 if not data:
                     self._empty_frames += 1
                 self.on_data(happened.stream_id, data, end=happened.end_stream)
-            elif type(happened) is event.RequestReceived or (
-                type(happened) is event.ResponseReceived
-            ):
+            elif type(happened) is RequestReceived or type(happened) is ResponseReceived:
                 self._empty_frames -= FRAMES_PER_CALL
                 self.on_headers(happened.stream_id, happened.headers, end=happened.end_stream)
-            elif type(happened) is event.StreamClosed:
+            elif type(happened) is StreamClosed:
                 self.on_closed(happened.stream_id, happened.error_code)
-            elif type(happened) is event.TrailersReceived:
+            elif type(happened) is TrailersReceived:
                 self.on_trailers(happened.stream_id, happened.headers)
             else:
                 self._hear_control(happened)

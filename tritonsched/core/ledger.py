@@ -60,14 +60,21 @@ class Ledger(Observer):
         self, requests: Sequence[Request], outcome: Outcome, reason: str, now: int
     ) -> None:
         is_answered = outcome in (Outcome.SERVED, Outcome.LATE)
+        slos: dict[str, int] = {}
+        tenants: dict[str, int] = {}
         for request in requests:
-            self.outcomes[request.slo, outcome] += 1
-            self.tenants[request.tenant, outcome] += 1
-            if reason:
-                self.reasons[request.slo, reason] += 1
+            slo, tenant = request.slo, request.tenant
+            slos[slo] = slos.get(slo, 0) + 1  # a Counter costs ten times as much each time
+            tenants[tenant] = tenants.get(tenant, 0) + 1
             worth = self._worths.take(request)
             if is_answered:
-                self.utility[request.slo] += worth * request.earned_at(now)
+                self.utility[slo] += worth * request.earned_at(now)
+        for slo, count in slos.items():
+            self.outcomes[slo, outcome] += count
+            if reason:
+                self.reasons[slo, reason] += count
+        for tenant, count in tenants.items():
+            self.tenants[tenant, outcome] += count
 
     def total(self, outcome: Outcome) -> int:
         """Requests of all classes that left this way."""

@@ -134,7 +134,11 @@ class RequestQueue:
 
     def push(self, request: Request) -> None:
         timed, entry = request.has_deadline, _entry(request)
-        insort(self._lanes.setdefault((request.weight, timed), []), entry)
+        lane = self._lanes.setdefault((request.weight, timed), [])
+        if lane and entry < lane[-1]:
+            insort(lane, entry)
+        else:  # as most that come
+            lane.append(entry)
         if self.size == 0 or (self._head is not None and entry < self._head):
             self._head = entry
         if timed and entry[0] < self._first_ns:
