@@ -307,6 +307,20 @@ class HttpReply:
     body: Buffer
     explain: Explain | None = None
 
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: tuple[tuple[str, str], ...],
+        body: Buffer,
+        explain: Explain | None = None,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+        self.explain = explain
+
 
 @dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the cost of making one
 class GrpcReply:

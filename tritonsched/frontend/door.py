@@ -8,17 +8,25 @@ and counted like others.
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from tritonsched.errors import StartupError
 from tritonsched.frontend.gate import HEAD_NS, TLS, Gate
-from tritonsched.http2 import Http2Protocol
 
 BACKLOG = 1024
 SHAKE_S = HEAD_NS / 1e9
 SHUTDOWN_S = 5.0  # for the other end to say goodbye, too
 MakeContext = Callable[[], ssl.SSLContext]
-Speaker = asyncio.Protocol | Http2Protocol
+
+
+class Speaker(Protocol):
+    """An asyncio.Protocol by its methods: a compiled class (mypyc) has no base that is not."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def data_received(self, data: bytes) -> None: ...
 
 
 async def listen(
@@ -50,7 +58,7 @@ async def listen(
 
 
 def _as_protocol(speaker: Speaker) -> asyncio.BaseProtocol:
-    return cast("asyncio.BaseProtocol", speaker)  # by its methods
+    return cast("asyncio.BaseProtocol", speaker)
 
 
 class Knock(asyncio.Protocol):

@@ -31,6 +31,24 @@ class HttpRequest:
     keep_alive: bool
     version: str = "1.1"
 
+    def __init__(  # noqa: PLR0917
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        received_ns: int,
+        keep_alive: bool,
+        version: str = "1.1",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.received_ns = received_ns
+        self.keep_alive = keep_alive
+        self.version = version
+
 
 @dataclass(frozen=True, slots=True)
 class StreamReply:

@@ -46,7 +46,7 @@ LINGER_S = 2.0  # for a client to read why it was refused, before what it still 
 _log = structlog.get_logger()
 
 
-class HttpProtocol(HttpReceiver, asyncio.Protocol):
+class HttpProtocol(HttpReceiver):
     """One connection. gate: where it stands while it lives. heads: that its server knows."""
 
     def __init__(

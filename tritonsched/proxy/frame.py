@@ -8,7 +8,7 @@ much (`hidden`). The form is versioned by FRAME_VERSION; README.md, "Seeing it",
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tritonsched.core.ledger import Ledger
@@ -257,7 +257,8 @@ def _worked(recent: list[Sample], model: str) -> Work:
     before = recent[0].work.get(model, Work())
     if before.batches > after.batches:  # it was unloaded in between
         before = Work()
-    return Work(*(getattr(after, name) - getattr(before, name) for name in Work.__slots__))
+    names = [each.name for each in fields(Work)]
+    return Work(*(getattr(after, name) - getattr(before, name) for name in names))
 
 
 def _mean_ms(sum_ns: int, count: int) -> float | None:
