@@ -26,11 +26,11 @@ HISTORY_LINES_MAX = 200
 # Why a figure is where it is, by goal and words of it; told when it is missed.
 REASONS: dict[tuple[str, str], str] = {
     ("G1", ""): "limits, accounts and the message's walk are in it; a bare echo parses nothing",
-    ("G2", "12 KB"): "two decisions, a message and an answer of a batch for one request: 570 calls",
+    ("G2", "12 KB"): "two decisions, a message and an answer of a batch for one request",
     ("G2", "602 KB"): "two copies and 37 events of the protocol engine a request of 16 KB frames",
-    ("G3", ""): "some 120 calls a request and 11 µs of the protocol engine: no part stands out",
+    ("G3", ""): "a third is the protocol engine's; of the rest no part stands out",
     ("G4", "grpcio 16"): "16 in flight make batches of 4 to 8: what a batch costs is shared by few",
-    ("G4", ""): "Triton's work a request falls to a fifth; Python's is more than that saves",
+    ("G4", ""): "Triton's work a request falls to a fifth; the sidecar's is more than that saves",
     ("G5", ""): "one event loop, one core: its CPU a request bounds the throughput",
     ("G6", "h2load"): "of 16 KB frames, interpreter and protocol engine cost as much as the copies",
     ("G7", "limit"): "it counts full batches back to back; tight deadlines close some before that",

@@ -21,14 +21,14 @@ _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 
 class Head:
-    """What a call's headers say. said: themselves. kept: its metadata that goes on. is_grpc: by its
-    content type.
+    """What a call's headers say. said: themselves, if they are remembered. kept: its metadata that
+    goes on. is_grpc: by its content type.
     """
 
     __slots__ = ("encoding", "is_grpc", "kept", "metadata", "method", "said")
 
     def __init__(self, headers: Headers) -> None:
-        self.said = headers
+        self.said: Headers = ()
         pairs = [decode_header(pair) for pair in headers]
         named = dict(pairs)
         self.method = str(named.get(":path", ""))

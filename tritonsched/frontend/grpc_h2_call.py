@@ -77,6 +77,7 @@ class Shared:
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
             self._heads[headers] = head
+            head.said = headers
         return head
 
     def decoded(self, call: "Call", body: bytes) -> InferCall:
