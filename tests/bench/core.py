@@ -6,14 +6,14 @@ request in the core (submit, decide, complete, next wake-up), µs an event (the 
 moment and their decision) as mean, 99 % quantile and maximum, and the yardstick: how long a
 million additions took just before and after. Neighbours on the same machine make it two to ten
 times as long, and the rest with it; below, the mean a request of each rule stands as it was and as
-it would be where the yardstick is REFERENCE_MS.
+it would be where the yardstick is REFERENCE_MS, and simulated requests a second over all workloads.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, harmonic_mean
 from typing import Any, cast
 
 from rich.box import SIMPLE
@@ -27,7 +27,7 @@ from tritonsched.core.scheduler import Scheduler
 from tritonsched.sim.experiment import Trace, default_load, run, workload_names
 
 WORKLOADS = tuple(f"W{number}" for number in range(1, 15))
-COST, YARDSTICK = "core µs/request", "yardstick ms"
+RATE, COST, YARDSTICK = "requests/s", "core µs/request", "yardstick ms"
 REFERENCE_MS = 50.0  # of a quiet machine
 CLOCK = time.thread_time_ns
 
@@ -85,7 +85,7 @@ def measure(workload: str, rule: str, length: int) -> dict[str, float]:
     run(trace, rule, make=make)
     events = sorted(made[0].events)
     return {
-        "requests/s": total / spent * 1e9,
+        RATE: total / spent * 1e9,
         COST: sum(events) / total / 1e3,
         "mean µs/event": sum(events) / len(events) / 1e3,
         "p99 µs/event": events[int(0.99 * (len(events) - 1))] / 1e3,
@@ -129,8 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for rule, rows in found.items():
         measured = fmean(row[COST] for row in rows)
         scaled = fmean(row[COST] * REFERENCE_MS / row[YARDSTICK] for row in rows)
+        simulated = harmonic_mean([row[RATE] for row in rows])
         sys.stdout.write(
-            f"{rule}: mean {measured:.1f} µs a request; {scaled:.1f} at {REFERENCE_MS:.0f} ms\n"
+            f"{rule}: mean {measured:.1f} µs a request; {scaled:.1f} at {REFERENCE_MS:.0f} ms; "
+            f"{simulated:,.0f} simulated requests/s\n"
         )
 
 
