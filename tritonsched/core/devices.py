@@ -15,11 +15,12 @@ BATCHES_MAX = 2  # one running, one on its way
 
 class DeviceState:
     """The batches on one device, in the order they were sent. is_up: so is its server.
-    far_ns: its round trip beyond `tuning.rtt_ns`.
+    is_learning: the last one's time is a guess, and with it the predicted end. far_ns: its round
+    trip beyond `tuning.rtt_ns`.
     """
 
     __slots__ = (
-        "_learning", "_started_ns", "batches", "far_ns", "is_up", "models", "name",
+        "_started_ns", "batches", "far_ns", "is_learning", "is_up", "models", "name",
         "predicted_end_ns", "server", "speed",
     )  # fmt: skip
 
@@ -33,7 +34,7 @@ class DeviceState:
         self.speed = DeviceSpeed()
         self.predicted_end_ns = 0
         self._started_ns = 0  # when the first of `batches` had the device to itself
-        self._learning = False
+        self.is_learning = False
 
     def has_room(self, now: int, lead_ns: int) -> bool:
         """Idle, or the one running batch ends within the lead. A guess of its end is not enough.
@@ -43,7 +44,7 @@ class DeviceState:
             return False
         if not self.batches:
             return True
-        if len(self.batches) >= BATCHES_MAX or self._learning:
+        if len(self.batches) >= BATCHES_MAX or self.is_learning:
             return False
         return self.predicted_end_ns - now <= lead_ns + self.far_ns
 
@@ -54,7 +55,7 @@ class DeviceState:
 
     def start(self, batch: Batch, *, proven: bool) -> None:
         """The batch was sent. proven: its end is known well enough to send another one ahead."""
-        self._learning = not proven
+        self.is_learning = not proven
         self.batches.append(batch)
         if len(self.batches) == 1:
             self._started_ns = batch.expected_start_ns

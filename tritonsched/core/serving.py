@@ -75,13 +75,14 @@ class Serving:
     ) -> tuple[int, int]:
         """For a request that ran alone and next, on its best device: (when its answer would be
         written, how long that would take if the device were idle); NEVER_NS if nothing serves it.
+        A device whose batch may end at any time counts as idle: nobody is refused for a guess.
         """
         first = least = NEVER_NS
         rtt_ns = tuning.rtt_ns
         for device, profile, _, _ in self.places(model, server):
             safe_ns, far_ns = profile.safe_ns(rows), rtt_ns + device.far_ns
             start_ns = now + far_ns
-            if device.batches and device.predicted_end_ns > start_ns:
+            if device.batches and device.predicted_end_ns > start_ns and not device.is_learning:
                 start_ns = device.predicted_end_ns
             if start_ns + safe_ns < first:
                 first = start_ns + safe_ns

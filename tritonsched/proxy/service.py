@@ -162,8 +162,7 @@ class Proxy:
         """The way of a call like it."""
         try:
             request, clipped = self._intake.request_on(route.terms, call)
-            job = Job(call, route.info, request, clipped=clipped)
-            return self._driver.submit(job, done)
+            return self._driver.submit(Job(call, route.info, request, clipped=clipped), done)
         except TritonschedError as error:
             done(error)
             return _nothing

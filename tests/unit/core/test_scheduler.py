@@ -199,6 +199,24 @@ def test_old_news_is_no_reason_to_refuse_an_idle_device() -> None:
     assert outcomes(table) == {"served": 1, "rejected": 2}
 
 
+def test_nobody_is_refused_for_a_batch_whose_time_is_a_guess() -> None:
+    """One row of a new model took 300 ms, once: 32 rows may take 9.6 s, or no time at all."""
+    table = Table()
+    table.scheduler.set_variant(Variant("new", 32, ("gpu",)), 0)
+    table.at(0, submit(request(1, model="new")))
+    table.expect(0, dispatch(request(1, model="new")))
+    table.at(300 * MS, done(1))
+    wide = request(2, model="new", rows=32)
+    table.at(S, submit(wide))
+    table.expect(S, dispatch(wide))
+    assert table.batches[2].expected_end_ns == 10_600 * MS
+    made = request(3, deadline=S + 100 * MS)
+    table.at(S + 1, submit(made))
+    table.expect_nothing(S + 1)
+    table.at(S + 50 * MS, done(2))
+    table.expect(S + 50 * MS, dispatch(made))
+
+
 def test_no_probe_is_sent_for_what_a_round_trip_alone_makes_late() -> None:
     table = Table(tuning=JIT, points=None)
     made = request(1, deadline=MS - 1)
