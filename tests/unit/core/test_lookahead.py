@@ -1,6 +1,7 @@
 """The look-ahead: what it sends where one step is not enough, and the bounds of its work."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pytest
 
@@ -170,6 +171,17 @@ def test_under_load_a_cheaper_variant_serves_more() -> None:
     assert chosen(calm).variant == ""
 
 
+def test_a_cheaper_variant_is_followed_by_another_of_its_kind() -> None:
+    """Sixteen in 13 ms: eight of the best are worth 8 and leave nobody time, twice eight of the
+    cheaper 12.8; after a cheaper one, the best would still serve one.
+    """
+    ways = {"m on gpu": (Way("m"), Way("m-small", 0.8))}
+    view = View(queue_of(*many(1, 16, 13 * MS)), ways=ways)
+    assert rollout.score(scene(view), terms(), dense_of(view, 0)) == 8.0
+    assert rollout.score(scene(view), terms(), dense_of(view, 1)) == pytest.approx(12.8)
+    assert chosen(view).variant == "m-small"
+
+
 def test_alone_a_model_pays_for_time_that_those_to_come_would_use() -> None:
     """Of nine, eight in 13 ms are worth 8, and all nine in 9.5 ms 7.2; it depends on what time
     usually earns. Where another model waits, that one stands for what comes next: a low price.
@@ -280,13 +292,17 @@ def test_the_work_of_a_decision_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         return densest(*args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(rollout, "densest", counted)
-    for models in (2, 5, 16, LINES_MAX):
+    for models, ways in product((2, 5, 16, LINES_MAX), (1, 5)):
         looks = 0
+        ladders = {
+            f"m{k} on gpu": tuple(Way(f"m{k}-{rung}", 1 - rung / 10) for rung in range(ways))
+            for k in range(models)
+        }
         queues = [
             queue_of(*many(100 * k, 40, 2000 * MS, f"m{k}"), model=f"m{k}") for k in range(models)
         ]
-        chosen(View(*queues))
-        assert models < looks <= PICKS_MAX + models
+        chosen(View(*queues, ways=ladders))
+        assert models < looks <= PICKS_MAX + models * ways
 
 
 def test_in_a_gap_of_a_plan_the_look_ahead_chooses_a_batch_that_fits_it() -> None:

@@ -31,10 +31,10 @@ FORMING = (
     "smaller", "first_due", "densest", "take_dense", "take_heads", "head",
 )  # fmt: skip
 ROLLOUT = (
-    "worth", "soonest", "most", "best_pick", "drain", "score", "offer_head", "candidates",
+    "worth", "soonest", "most", "lower", "best_pick", "drain", "score", "offer_head", "candidates",
     "shortlist", "choose",
 )  # fmt: skip
-LISTS = ROLLOUT[6:]  # the others allocate nothing, so that references need not be counted
+LISTS = ROLLOUT[7:]  # the others allocate nothing, so that references need not be counted
 # "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(

@@ -5,13 +5,13 @@ B. Otherwise each queue offers, for each variant, its densest batch and the one 
    slack allows; those with the highest density and the earliest latest start are kept.
 C. Each is followed through the queues as they are (no arrivals are guessed): whenever a device is
    free, a base rule takes the next batch, once the queue that must start first, once the densest,
-   with the best variant. Score: what the better of both collects up to the horizon, less a price
-   for the time used.
+   with the best variant, and again with one as good as the candidate's. Score: what the best of
+   these collects up to the horizon, less a price for the time used.
 D. The best one is formed exactly and sent.
 B and C are `rollout.py`, compiled. The one step of `lite` chooses where there is one batch to
 choose from, without numba, with more queues than LINES_MAX, and while a model that waits is not
 measured.
-Source: scheduling study 5 ("UDR"), steps A to D.
+Source: scheduling study 5 ("UDR"), steps A to D; there the best variant follows each candidate.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from itertools import islice
 from tritonsched.core.batching import densest, filled, head_candidate
 from tritonsched.core.policies.kernels import Choose, compiled
 from tritonsched.core.policies.lite import Lite
-from tritonsched.core.policies.rollout import Chosen, Terms
+from tritonsched.core.policies.rollout import CANDIDATES_MAX, Chosen, Terms
 from tritonsched.core.policies.scene import Line, scene_of
 from tritonsched.core.policy import Choice, SchedulerView
 from tritonsched.core.queues import RequestQueue
@@ -68,7 +68,7 @@ class Lookahead(Lite):
             reply_ns=view.tuning.reply_ns,
             horizon_ns=start_ns + _horizon_ns(queues),
             price=share * self._usual.get(device, 0.0),
-            steps=min(STEPS_MAX, PICKS_MAX // (16 * len(queues))),
+            steps=_steps(lines),
         )
         chosen = self._choose(scene_of(lines, free_ns), terms)
         if chosen[0] < 0:
@@ -93,6 +93,12 @@ def _formed(
         taken = (request for request in queue if request.deadline_ns >= filled_ns)
         return Choice(queue, tuple(islice(taken, count)), variant)
     return Choice(queue, filled(queue, filled_ns, count), variant)
+
+
+def _steps(lines: Sequence[Line]) -> int:
+    """As many as the bound on looks allows: each candidate is followed twice, or four times."""
+    follows = 4 if any(len(line.ways) > 1 for line in lines) else 2
+    return min(STEPS_MAX, PICKS_MAX // (CANDIDATES_MAX * follows * len(lines)))
 
 
 def _horizon_ns(queues: Sequence[RequestQueue]) -> int:

@@ -110,14 +110,29 @@ def most(scene: Scene, way: int, device: int, by_density: bool) -> float:
     return weight_max * scene.way_worth[way] * rate * ROUNDED
 
 
+def lower(scene: Scene, way: int, device: int, rung: int) -> int:
+    """The way of the same queue that many rungs below this one, as far as there are any."""
+    found = way
+    for _ in range(rung):
+        way += 1
+        if way == len(scene.way_line) or scene.way_line[way] != scene.way_line[found]:
+            break
+        if scene.table[way * len(scene.free_ns) + device] >= 0:
+            found = way
+    return found
+
+
 def best_pick(
-    scene: Scene, device: int, ready_ns: int, by_density: bool
+    scene: Scene, device: int, ready_ns: int, by_density: bool, rung: int
 ) -> tuple[int, float, int, int, int]:
     """The base rule's batch: (way, utility, count, safe_ns, filled_ns); way is -1 without one."""
     best, best_rank = (-1, 0.0, 0, 0, 0), 0.0
     for line in range(len(scene.line_lane) - 1):
         way = scene.top[line * len(scene.free_ns) + device]
-        if way < 0 or (best[0] >= 0 and most(scene, way, device, by_density) <= best_rank):
+        if way < 0:
+            continue
+        way = lower(scene, way, device, rung)
+        if best[0] >= 0 and most(scene, way, device, by_density) <= best_rank:
             continue
         utility, count, safe_ns, latest_ns, filled_ns = densest(scene, way, device, ready_ns)
         if count > 0:
@@ -127,9 +142,9 @@ def best_pick(
     return best
 
 
-def drain(scene: Scene, terms: Terms, by_density: bool) -> float:
+def drain(scene: Scene, terms: Terms, by_density: bool, rung: int) -> float:
     """Step C: what is collected when each device takes, as soon as it is free, the densest batch or
-    the one that must start first.
+    the one that must start first. rung: of the variants that serve them, 0 for the best.
     """
     total = 0.0
     for _ in range(terms.steps):
@@ -138,7 +153,7 @@ def drain(scene: Scene, terms: Terms, by_density: bool) -> float:
         if start_ns >= terms.horizon_ns:
             break
         way, utility, count, safe_ns, filled_ns = best_pick(
-            scene, device, start_ns + terms.reply_ns, by_density
+            scene, device, start_ns + terms.reply_ns, by_density, rung
         )
         if way < 0:
             scene.clock[device] = NEVER_NS  # no later time is better without arrivals
@@ -150,20 +165,24 @@ def drain(scene: Scene, terms: Terms, by_density: bool) -> float:
 
 
 def score(scene: Scene, terms: Terms, candidate: Found) -> float:
-    """The candidate and what the better of both base rules collects after it."""
+    """The candidate and what the better of both base rules collects after it, with the best
+    variants or with those of the candidate's own rung: a lesser one is chosen for the sake of those
+    that wait, who are to profit from it again and again.
+    """
     way, is_head, count, safe_ns, _, filled_ns, utility = candidate
     line = scene.way_line[way]
     fill = Fill(filled_ns, count, 0)
     start_ns = scene.free_ns[terms.device]
     best = 0.0
-    for base in range(2):
+    rung = way - scene.top[line * len(scene.free_ns) + terms.device]
+    for base in range(2 if rung == 0 else 4):
         rewind(scene)
         if is_head:
             take_heads(scene, line, fill)
         else:
             take_dense(scene, line, fill)
         scene.clock[terms.device] = start_ns + safe_ns
-        best = max(best, drain(scene, terms, base == 1))
+        best = max(best, drain(scene, terms, base % 2 == 1, rung * (base // 2)))
     return worth(terms, utility, safe_ns, start_ns) + best
 
 
