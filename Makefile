@@ -88,8 +88,8 @@ proto: $(UV)
 bench: install compiled
 	$(COMPILED) $(RUN)/python -m tests.bench.goals $(ARGS)
 
-bench-overload: install
-	$(RUN)/python -m tests.bench.overload $(ARGS)
+bench-overload: install compiled
+	$(COMPILED) $(RUN)/python -m tests.bench.overload $(ARGS)
 
 bench-frontend: install compiled
 	$(COMPILED) $(RUN)/python -m tests.bench.frontend $(ARGS)
