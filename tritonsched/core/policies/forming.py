@@ -74,16 +74,6 @@ def rewind(scene: Scene) -> None:
         scene.clock[device] = scene.free_ns[device]
 
 
-def find_rates(scene: Scene) -> None:
-    """Fill `rates`."""
-    for cell in range(len(scene.table)):
-        offset, most = scene.table[cell], 0.0
-        if offset >= 0:
-            for size in range(1, scene.cap[cell] + 1):
-                most = max(most, size / scene.times[offset + size])
-                scene.rates[offset + size] = most
-
-
 def in_time(due: Sequence[int], end_ns: int, low: int, high: int) -> int:
     """The first of due[low:high] not before `end_ns` (bisect, which numba does not know)."""
     while low < high:
@@ -162,15 +152,6 @@ def fill_up(scene: Scene, line: int, filled_ns: int, size: int) -> tuple[int, fl
             weight += scene.lane_weight[lane] * taken
             first_ns = min(first_ns, scene.due[index])
     return size - room, weight, first_ns, missed_ns
-
-
-def first_due(scene: Scene, line: int) -> int:
-    """The earliest deadline of who is left."""
-    first_ns = NEVER_NS
-    for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
-        if scene.spots[lane] < scene.lane_high[lane]:
-            first_ns = min(first_ns, scene.due[scene.spots[lane]])
-    return first_ns
 
 
 def densest(scene: Scene, way: int, device: int, ready_ns: int) -> tuple[float, int, int, int, int]:

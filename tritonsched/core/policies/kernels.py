@@ -27,14 +27,14 @@ from tritonsched.core.policies.rollout import Chosen, Terms
 Choose = Callable[[Scene, Terms], Chosen]
 # Those that are called come first.
 FORMING = (
-    "rewind", "find_rates", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up",
-    "smaller", "first_due", "densest", "take_dense", "take_heads", "head",
+    "rewind", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up", "smaller",
+    "densest", "take_dense", "take_heads", "head",
 )  # fmt: skip
 ROLLOUT = (
-    "worth", "soonest", "most", "lower", "best_pick", "drain", "score", "offer_head", "candidates",
-    "shortlist", "choose",
+    "find_rates", "first_due", "worth", "soonest", "most", "lower", "best_pick", "drain", "score",
+    "offer_head", "candidates", "shortlist", "choose",
 )  # fmt: skip
-LISTS = ROLLOUT[7:]  # the others allocate nothing, so that references need not be counted
+LISTS = ROLLOUT[9:]  # the others allocate nothing, so that references need not be counted
 # "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(

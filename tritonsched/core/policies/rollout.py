@@ -14,8 +14,6 @@ from tritonsched.core.policies.forming import (
     Fill,
     Scene,
     densest,
-    find_rates,
-    first_due,
     head,
     left_of,
     rewind,
@@ -43,6 +41,25 @@ class Terms(NamedTuple):
     horizon_ns: int
     price: float
     steps: int
+
+
+def find_rates(scene: Scene) -> None:
+    """Fill `rates`."""
+    for cell in range(len(scene.table)):
+        offset, most = scene.table[cell], 0.0
+        if offset >= 0:
+            for size in range(1, scene.cap[cell] + 1):
+                most = max(most, size / scene.times[offset + size])
+                scene.rates[offset + size] = most
+
+
+def first_due(scene: Scene, line: int) -> int:
+    """The earliest deadline of who is left."""
+    first_ns = NEVER_NS
+    for lane in range(scene.line_lane[line], scene.line_lane[line + 1]):
+        if scene.spots[lane] < scene.lane_high[lane]:
+            first_ns = min(first_ns, scene.due[scene.spots[lane]])
+    return first_ns
 
 
 def offer_head(scene: Scene, terms: Terms, way: int, found: list[Found]) -> None:
