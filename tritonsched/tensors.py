@@ -1,7 +1,8 @@
 """Wire-neutral nouns: what a call carries and what an answer is. Rule: views, not copies.
 
 Frontends make an InferCall from bytes and bytes from an answer; the backend sees a BatchCall
-(backend/batch_call.py).
+(backend/batch_call.py). What is made for each request has its `__init__` written out: in a compiled
+build a dataclass' own stays interpreted (DESIGN.md 44).
 Nothing here knows HTTP, protobuf or asyncio. Tensor data is row-major as the KServe v2 protocol
 has it; BYTES tensors are 4-byte little-endian length + bytes, element after element.
 """

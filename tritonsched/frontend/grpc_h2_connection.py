@@ -65,7 +65,7 @@ class Connection(Http2Protocol):
         )
         self._shared = shared
         self._calls: dict[int, Call] = {}
-        self._head: Head | None = None  # of its last call
+        self._head: Head | None = None  # of its last call, if it is remembered
         self._unheard_bytes = 0
         self._answered_bytes = 0  # since it was seen how many of them wait
         self._made_ns = time.monotonic_ns()
@@ -82,7 +82,7 @@ class Connection(Http2Protocol):
         head, timeout_ns = self._head, None
         if head is None or headers != head.said:  # most calls of a client say the same
             head, timeout_ns = self._shared.head_of(headers)
-            self._head = head
+            self._head = head if head.said else None
         call = self._calls[stream_id] = Call(head, time.monotonic_ns(), timeout_ns)
         call.is_heard = end
         if not head.is_grpc:

@@ -125,10 +125,9 @@ def split(reply: BatchReply, jobs: "Sequence[Job]") -> list[MergedReply]:
     """
     rows = [job.request.rows for job in jobs]
     columns = [_split_tensor(tensor, rows) for tensor in reply.outputs]
-    if len(columns) == 1:
-        shares: Iterable[tuple[Tensor, ...]] = [(tensor,) for tensor in columns[0]]
-    else:
-        shares = zip(*columns, strict=True) if columns else [()] * len(jobs)
+    shares: Iterable[tuple[Tensor, ...]] = (
+        zip(*columns, strict=True) if columns else [()] * len(jobs)
+    )
     answers = [MergedReply(reply.model, reply.version, outputs) for outputs in shares]
     family = jobs[0].info
     if family.variants:  # clients get the name that they asked for, and are told who it was

@@ -30,11 +30,12 @@ FORMING = (
     "rewind", "in_time", "value", "worth_of", "shaped_worth", "left_of", "fill_up", "smaller",
     "densest", "take_dense", "take_heads", "head",
 )  # fmt: skip
+# The others allocate nothing, so that references need not be counted.
+LISTS = ("offer_head", "candidates", "shortlist", "choose")
 ROLLOUT = (
     "find_rates", "first_due", "worth", "soonest", "most", "lower", "best_pick", "drain", "score",
-    "offer_head", "candidates", "shortlist", "choose",
+    *LISTS,
 )  # fmt: skip
-LISTS = ROLLOUT[9:]  # the others allocate nothing, so that references need not be counted
 # "numpy": a division by zero is no error; there is none.
 OPTIONS = {"no_cfunc_wrapper": True, "error_model": "numpy"}
 WARM = Scene(

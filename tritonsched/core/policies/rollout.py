@@ -192,7 +192,7 @@ def score(scene: Scene, terms: Terms, candidate: Found) -> float:
     start_ns = scene.free_ns[terms.device]
     best = 0.0
     rung = way - scene.top[line * len(scene.free_ns) + terms.device]
-    for base in range(2 if rung == 0 else 4):
+    for base in range(4 if rung > 0 else 2):
         rewind(scene)
         if is_head:
             take_heads(scene, line, fill)
